@@ -31,6 +31,10 @@ class FlatProofFiles:
     journal_head: Mapping[str, object] | None = None
     fault_point: FaultPoint | None = None
 
+    def cache_journal_head(self, head: Mapping[str, object]) -> None:
+        """Store the journal's last hash for a proof during a database outage."""
+        self.journal_head = head
+
     def write(self, at: datetime, facts: Mapping[str, object]) -> Path | None:
         """Write one proof and return its path; on a disk error log it and return None."""
         path = self.folder / f"{self.account_id}.{at:%Y%m%dT%H%M%S.%f}Z.json"

@@ -17,7 +17,6 @@ import structlog
 from catalyst.clock import Clock
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components
-from catalyst.daemon.risk.emergency_stop import EmergencyStop
 from catalyst.daemon.runtime.config_reload import ConfigReload
 from catalyst.daemon.runtime.heartbeat import Heartbeat
 from catalyst.daemon.runtime.supervisor import Loop
@@ -33,12 +32,11 @@ from catalyst.daemon.shutdown import (
     stop_on_signals,
 )
 from catalyst.daemon.startup import acquire_account, acquire_host_lock, open_database, recover_or_stop
-from catalyst.daemon.trading_day.end_of_day import EndOfDay
 from catalyst.daemon.trading_day.operator_commands import OperatorCommands
 from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule
 from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
-from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.session import NEW_YORK
 from catalyst.store.notifications import NotificationListener, listen
 
@@ -63,8 +61,9 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
         log.warning("config_notice", notice=notice)
     async with AsyncExitStack() as stack:
         account = await acquire_host_lock(stack, settings, clock)
-        store = await open_database(stack, dsn, clock)
-        components, holding = await acquire_account(stack, settings, store, clock, account)
+        gate = EntryGate()
+        store = await open_database(stack, dsn, clock, gate)
+        components, holding = await acquire_account(stack, settings, store, clock, gate, account)
         return await recover_and_run(components, holding, stop, once=once)
 
 
@@ -163,72 +162,45 @@ async def run_sessions(
     components: Components, command_listener: NotificationListener, stop: StopRequest, *, once: bool
 ) -> None:
     """Run one session after the other, from the one that is open or next."""
-    closing = EndOfDay(
-        components.store, components.broker, components.reconciler, components.flatten, components.clock
+    clock, day, current_day = components.clock, components.trading_day, components.current_day
+    commands = OperatorCommands(
+        components.store,
+        command_listener,
+        day,
+        components.entries,
+        components.emergency_stop,
+        components.flatten,
+        components.reconciler,
+        current_day,
+        components.exits,
+        components.gate,
+        components.safe_mode,
+        clock,
     )
     while True:
-        if (
-            components.trading_day is not None and components.trading_day.is_running
-        ):  # this loop failed and was restarted
-            session = components.trading_day.session
-        else:
-            session = await next_session(components.broker, components.store, components.clock)
-        components.exits.session = session
+        # A session is running when this loop failed and was restarted.
+        session = current_day.running_session or await next_session(
+            components.broker, components.store, clock
+        )
+        current_day.set_session(session)
         # Close a day that a crash left open now, not at the next day's start.
-        if components.clock.now() < session.open:
+        if clock.now() < session.open:
             to_be_flat = components.settings.config.positions.close_all_at_market_close
-            await closing.close_missed_days(session.day, to_be_flat=to_be_flat)
+            await components.end_of_day.close_missed_days(session.day, to_be_flat=to_be_flat)
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
-        await components.clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
-        day = TradingDay(
-            store=components.store,
-            broker=components.broker,
-            ledger=components.ledger,
-            submission=components.submission,
-            exits=components.exits,
-            flatten=components.flatten,
-            gate=components.gate,
-            reconciler=components.reconciler,
-            daily_loss_limit=components.daily_loss_limit,
-            scanner=components.scanner,
-            stop_procedure=EmergencyStop(
-                components.store,
-                components.flatten,
-                components.outage_exit,
-                components.gate,
-                components.clock,
-                components.settings.config.emergency,
-            ),
-            clock=components.clock,
-            cfg=components.settings.config,
-            mode=components.settings.session_mode,
-            session=session,
-            epoch=components.epoch,
-        )
-        components.trading_day = day
+        await clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
         await day.begin()
-        commands = OperatorCommands(
-            components.store,
-            command_listener,
-            day,
-            components.exits,
-            components.gate,
-            components.safe_mode,
-            components.clock,
-        )
         async with components.supervisor.running(
             {"commands": commands.run, "enforce_flat": day.enforce_flat}
         ):
-            jobs = remaining(market_day(session, components.settings.config), components.clock.now())
-            await run_schedule(jobs, components.clock, day.run)
-        day.finished = True
+            jobs = remaining(market_day(session, components.settings.config), clock.now())
+            await run_schedule(jobs, clock, day.run)
+        current_day.mark_finished()
         if once:
-            stop.request(
-                "the day is done", flatten=False, exit_code=ExitCode.FLAT if day.proven else ExitCode.NOT_FLAT
-            )
+            exit_code = ExitCode.FLAT if components.end_of_day.proven else ExitCode.NOT_FLAT
+            stop.request("the day is done", flatten=False, exit_code=exit_code)
             return
-        await components.clock.sleep_until(
-            session.close + CURRENT_AFTER_CLOSE
-        )  # after this time current_or_next_session returns the next day
+        # After this time current_or_next_session returns the next day.
+        await clock.sleep_until(session.close + CURRENT_AFTER_CLOSE)
         components.gate.reopen("day_ending")
         components.gate.reopen("cycle_closed")

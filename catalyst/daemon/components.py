@@ -26,14 +26,18 @@ from catalyst.daemon.protection.unprotected_time import UnprotectedTime
 from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.reconciliation.stream_consumer import StreamConsumer
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
+from catalyst.daemon.risk.emergency_stop import EmergencyStop
 from catalyst.daemon.risk.stop_monitor import StopMonitor
 from catalyst.daemon.runtime.config_reload import replace_config_references
 from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
+from catalyst.daemon.trading_day.end_of_day import EndOfDay
+from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.scanner import Scanner
 from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
 from catalyst.daemon.trading_state.account_status import AccountStatus
+from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.daemon.trading_state.shorting_lock import ShortingLock
@@ -52,12 +56,14 @@ class Components:
     market: AlpacaMarketData
     stream: AlpacaTradeUpdates
     gate: EntryGate
+    current_day: CurrentDay
     ledger: OrderLedger
     submission: OrderSubmission
     exits: SafeExit
     protector: PositionProtector
     entry_expiry: EntryExpiry
     stop_monitor: StopMonitor
+    emergency_stop: EmergencyStop
     daily_loss_limit: DailyLossLimit
     reconciler: Reconciler
     orphans: OrphanPositions
@@ -65,13 +71,14 @@ class Components:
     flatten: Flatten
     outage_exit: OutageExit
     scanner: Scanner
+    entries: EntryPlacement
+    end_of_day: EndOfDay
+    trading_day: TradingDay
     supervisor: Supervisor
     safe_mode: SafeMode
     shorting_lock: ShortingLock
     startup_survey: StartupSurvey
     epoch: int
-    account_id: str = ""
-    trading_day: TradingDay | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     def apply_config(self, config: Config) -> None:
@@ -79,10 +86,6 @@ class Components:
         old = self.settings.config
         self.settings = replace(self.settings, config=config)
         replace_config_references(old, config, [self])
-
-    async def emergency_stop(self, reason: str) -> bool | None:
-        assert self.trading_day is not None  # the daily loss limit is checked only once a cycle is open
-        return await self.trading_day.emergency_stop(reason)
 
 
 def build_components(
@@ -102,22 +105,70 @@ def build_components(
     """Build every component with what it may use."""
     cfg = settings.config
     gate.close("stream", "trade updates are not connected yet")
-    books = OrderLedger(store, broker, clock, epoch, cfg=cfg.reconcile)
-    execution = OrderSubmission(store, broker, books, gate, clock, cfg.execution, epoch)
-    exits = SafeExit(store, broker, books, execution, clock, epoch)
-    measure = UnprotectedTime(store, clock, cfg.protection)
-    guard = PositionProtector(
-        store, books, execution, exits, clock, cfg.execution, cfg.positions, measure, epoch
+    current_day = CurrentDay(store, gate, clock)
+    ledger = OrderLedger(store, broker, clock, epoch, cfg=cfg.reconcile)
+    submission = OrderSubmission(store, broker, ledger, gate, clock, cfg.execution, epoch)
+    exits = SafeExit(store, broker, ledger, submission, current_day, clock, epoch)
+    flatten = Flatten(store, broker, ledger, submission, exits, gate, clock, proofs)
+    outage_exit = OutageExit(
+        broker.with_permit(OutagePermit(lease)), submission.requests, ledger.last_known, spool, proofs, clock
     )
-    emergency = OutageExit(
-        broker.with_permit(OutagePermit(lease)), execution.requests, books.last_known, spool, proofs, clock
+    account_status = AccountStatus(store, broker, gate, clock)
+    unprotected_time = UnprotectedTime(store, clock, cfg.protection)
+    protector = PositionProtector(
+        store, ledger, submission, exits, clock, cfg.execution, cfg.positions, unprotected_time, epoch
     )
-    standing = AccountStatus(store, broker, gate, clock)
+    spool_import = SpoolImport(store, broker, ledger, outage_exit, clock, epoch)
     reconciler = Reconciler(
-        store, broker, books, execution, gate, standing, clock, cfg.reconcile, cfg.execution
+        store,
+        broker,
+        ledger,
+        submission,
+        gate,
+        account_status,
+        spool_import,
+        clock,
+        cfg.reconcile,
+        cfg.execution,
     )
-    reconciler.spool_import = SpoolImport(store, broker, books, emergency, clock, epoch)
-    components = Components(
+    stop_monitor = StopMonitor(
+        store,
+        market,
+        broker,
+        exits,
+        protector,
+        clock,
+        cfg.stop_monitor,
+        outage_exit,
+        OutageProtection(outage_exit, clock, cfg.execution, cfg.positions),
+        timedelta(minutes=cfg.session.flat_before_close_minutes),
+    )
+    emergency_stop = EmergencyStop(store, flatten, outage_exit, gate, current_day, clock, cfg.emergency)
+    daily_loss_limit = DailyLossLimit(
+        store, broker, ledger, exits, account_status, clock, cfg, emergency_stop
+    )
+    scanner = Scanner(broker, market, news, clock, cfg)
+    entries = EntryPlacement(
+        store, broker, market, submission, gate, current_day, clock, cfg, settings.session_mode
+    )
+    end_of_day = EndOfDay(store, broker, reconciler, flatten, current_day, clock)
+    trading_day = TradingDay(
+        store=store,
+        broker=broker,
+        exits=exits,
+        flatten=flatten,
+        gate=gate,
+        daily_loss_limit=daily_loss_limit,
+        emergency_stop=emergency_stop,
+        scanner=scanner,
+        entries=entries,
+        end_of_day=end_of_day,
+        current_day=current_day,
+        clock=clock,
+        cfg=cfg,
+        mode=settings.session_mode,
+    )
+    return Components(
         settings=settings,
         clock=clock,
         store=store,
@@ -125,43 +176,29 @@ def build_components(
         market=market,
         stream=stream,
         gate=gate,
-        ledger=books,
-        submission=execution,
+        current_day=current_day,
+        ledger=ledger,
+        submission=submission,
         exits=exits,
-        protector=guard,
-        entry_expiry=EntryExpiry(store, books, execution, clock, cfg.execution),
-        stop_monitor=StopMonitor(
-            store,
-            market,
-            broker,
-            exits,
-            guard,
-            clock,
-            cfg.stop_monitor,
-            emergency,
-            OutageProtection(emergency, clock, cfg.execution, cfg.positions),
-            timedelta(minutes=cfg.session.flat_before_close_minutes),
-        ),
-        daily_loss_limit=DailyLossLimit(
-            store, broker, books, exits, standing, clock, cfg, emergency_stop=_no_emergency_stop
-        ),
+        protector=protector,
+        entry_expiry=EntryExpiry(store, ledger, submission, clock, cfg.execution),
+        stop_monitor=stop_monitor,
+        emergency_stop=emergency_stop,
+        daily_loss_limit=daily_loss_limit,
         reconciler=reconciler,
         orphans=OrphanPositions(
-            store, broker, books, execution, exits, clock, cfg.reconcile, cfg.positions, epoch
+            store, broker, ledger, submission, exits, clock, cfg.reconcile, cfg.positions, epoch
         ),
-        stream_consumer=StreamConsumer(stream, books, gate, reconciler, store, clock),
-        flatten=Flatten(store, broker, books, execution, exits, gate, clock, proofs),
-        outage_exit=emergency,
-        scanner=Scanner(broker, market, news, clock, cfg),
+        stream_consumer=StreamConsumer(stream, ledger, gate, reconciler, store, clock),
+        flatten=flatten,
+        outage_exit=outage_exit,
+        scanner=scanner,
+        entries=entries,
+        end_of_day=end_of_day,
+        trading_day=trading_day,
         supervisor=Supervisor(gate, clock, reconciler.requested),
         safe_mode=SafeMode(store, gate, clock, proofs, epoch),
         shorting_lock=ShortingLock(broker, store, clock, cfg.trading),
         startup_survey=StartupSurvey(store, gate, clock),
         epoch=epoch,
     )
-    components.daily_loss_limit.emergency_stop = components.emergency_stop
-    return components
-
-
-async def _no_emergency_stop(reason: str) -> bool | None:
-    raise AssertionError(f"the trading day is not ready, so no emergency stop can run: {reason}")

@@ -116,8 +116,8 @@ async def _wait_for_outage(components: Components) -> None:
 
 async def flatten_in_outage(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
     """Flatten from what the broker shows. The next start imports the spool and continues."""
-    if components.exits.session is None:
-        components.exits.session = await session_of_today(components.broker, components.clock)
+    if components.current_day.session is None:
+        components.current_day.set_session(await session_of_today(components.broker, components.clock))
     left = await components.outage_exit.flatten(
         latch="flatten",
         reason=f"{CloseReason.EMERGENCY_STOP}: {stop.reason} during a database outage",
@@ -130,16 +130,13 @@ async def flatten_in_outage(components: Components, stop: StopRequest, deadline:
 
 async def _flatten_by_database(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
     """Flatten with the rows of the database."""
-    if components.trading_day is not None and components.trading_day.cycle_id:
-        await components.trading_day.end_entries("flatten", reason=stop.reason, by="signal")
-    else:
-        await components.flatten.latch("flatten", reason=stop.reason, by="signal")
+    await components.current_day.end_entries("flatten", reason=stop.reason, by="signal")
     proof = await components.flatten.run(
         CloseReason.EMERGENCY_STOP,
         by=stop.reason,
         purpose=Purpose.FLATTEN,
         within=deadline - components.clock.now(),
-        cycle_id=components.trading_day.cycle_id if components.trading_day else None,
+        cycle_id=components.current_day.cycle_id,
     )
     return ExitCode.FLAT if proof.proven else ExitCode.NOT_FLAT
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from catalyst.daemon.trading_day.sessions import current_or_next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease, acquire_lease
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.host_lock import HostLock
+from catalyst.daemon.trading_state.safe_mode import report_constraint_error
 from catalyst.domain.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -112,12 +114,21 @@ def _check_account(settings: Settings, account: AccountReport) -> None:
 
 
 async def open_database(
-    stack: AsyncExitStack, dsn: str, clock: Clock, *, fault_point: FaultPoint | None = None
+    stack: AsyncExitStack, dsn: str, clock: Clock, gate: EntryGate, *, fault_point: FaultPoint | None = None
 ) -> Store:
-    """Open a store after its schema, constraints and rights were verified. Nothing is written before."""
+    """Open a store after its schema, constraints and rights were verified. Nothing is written before.
+
+    A constraint that refuses a statement later enters SAFE mode at the gate.
+    """
     try:
         with clock.hold():
-            store = await open_store(dsn, clock, fault_point=fault_point, writable=True)
+            store = await open_store(
+                dsn,
+                clock,
+                fault_point=fault_point,
+                writable=True,
+                on_constraint_error=partial(report_constraint_error, gate),
+            )
     except DatabaseUnavailable as error:
         raise UserError(
             f"the database cannot be reached ({error}): start it, or correct DATABASE_URL"
@@ -136,6 +147,7 @@ async def acquire_account(
     settings: Settings,
     store: Store,
     clock: Clock,
+    gate: EntryGate,
     account: AccountReport,
     *,
     fault_point: FaultPoint | None = None,
@@ -143,7 +155,6 @@ async def acquire_account(
     """Acquire the account lease and a new epoch: no other process trades this account through this database."""
     key, secret = settings.keys
     limits = settings.config.broker
-    gate = EntryGate()
     lock = await acquire_lease(store.dsn, account.account_id, clock, fault_point=fault_point)
     stack.push_async_callback(lock.release)
     epoch = await _begin_epoch(store, account, settings, clock)
@@ -188,7 +199,6 @@ async def acquire_account(
     components = build_components(
         settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding
     )
-    components.account_id = account.account_id
     await components.shorting_lock.apply()
     return components, holding
 
@@ -239,8 +249,8 @@ async def recover_or_stop(components: Components, stop: StopRequest) -> bool:
 
     async def begin() -> None:
         await read_unfinished(components)
-        components.exits.session = await current_or_next_session(
-            components.broker, components.store, components.clock
+        components.current_day.set_session(
+            await current_or_next_session(components.broker, components.store, components.clock)
         )
         if not await wait(components.clock, components.stream_consumer.connected, STREAM_TIMEOUT):
             log.warning("recovery_without_stream", state=components.stream.state)

@@ -223,11 +223,11 @@ class Store:
         clock: Clock,
         dsn: str,
         fault_point: FaultPoint | None = None,
+        on_constraint_error: Callable[[Exception], None] | None = None,
     ) -> None:
         self.clock = clock
         self.dsn = dsn
-        # Called with the error when a constraint refuses a statement.
-        self.on_constraint_error: Callable[[Exception], None] | None = None
+        self._on_constraint_error = on_constraint_error
         self._pool = pool
         self._reserved = reserved
         self._fault_point = fault_point
@@ -287,8 +287,8 @@ class Store:
         raise AssertionError("unreachable")
 
     def _report_constraint_error(self, error: Exception) -> None:
-        if self.on_constraint_error is not None and isinstance(error, InvariantBroken):
-            self.on_constraint_error(error)
+        if self._on_constraint_error is not None and isinstance(error, InvariantBroken):
+            self._on_constraint_error(error)
 
     async def _expire_if_read_only(self, error: Exception) -> None:
         """Replace the connections when the server is read-only: the next one looks for the primary."""
@@ -337,12 +337,14 @@ async def open_store(
     name: str = "catalyst",
     fault_point: FaultPoint | None = None,
     writable: bool = False,
+    on_constraint_error: Callable[[Exception], None] | None = None,
 ) -> Store:
     """Open a store with at most `size` connections and two reserved ones; the first of each connects now.
 
     Raises DatabaseUnavailable, and asyncpg's errors of a refused login. With `writable`, a read-only server counts
     as unreachable, so that the primary is found after a failover. Without it the process sends no orders, and the
-    reserved connections open at first use.
+    reserved connections open at first use. `on_constraint_error` is called with the error when a constraint refuses
+    a statement.
     """
     settings = _settings(name, STATEMENT_TIMEOUT_MS, LOCK_TIMEOUT_MS)
     options: dict[str, Any] = {
@@ -375,7 +377,7 @@ async def open_store(
         if writable:
             await reserved.open_first()
         on_failure.pop_all()
-    return Store(pool, reserved, clock, dsn, fault_point)
+    return Store(pool, reserved, clock, dsn, fault_point, on_constraint_error)
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from catalyst.daemon.app import recover_and_run
 from catalyst.daemon.components import Components
 from catalyst.daemon.shutdown import ExitCode, StopRequest
 from catalyst.daemon.startup import acquire_account, acquire_host_lock, open_database
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import UserError
 from catalyst.domain.fault_points import Moment
 from catalyst.simulator.exchange.exchange import Exchange
@@ -97,9 +98,10 @@ class DaemonRun:
         with ExitStack() as clock_hold:
             async with AsyncExitStack() as stack:
                 account = await acquire_host_lock(stack, harness.settings, harness.clock, fault_point=self)
-                self.store = await open_database(stack, harness.dsn, harness.clock, fault_point=self)
+                gate = EntryGate()
+                self.store = await open_database(stack, harness.dsn, harness.clock, gate, fault_point=self)
                 self.components, lock = await acquire_account(
-                    stack, harness.settings, self.store, harness.clock, account, fault_point=self
+                    stack, harness.settings, self.store, harness.clock, gate, account, fault_point=self
                 )
                 try:
                     return await recover_and_run(self.components, lock, self.stop, once=True)
@@ -115,8 +117,7 @@ class DaemonRun:
             and components is not None
             and components.ready.is_set()
             and components.stream.state is StreamState.READY
-            and components.trading_day is not None
-            and components.trading_day.cycle_id != ""
+            and components.current_day.cycle_id is not None
         )
 
 

@@ -213,13 +213,7 @@ async def _wait_for_proposal(harness: CrashHarness) -> int:
         assert number < 5, "no proposal was stored"
         daemon_run = harness.active_run
         assert daemon_run.components is not None
-        assert daemon_run.components.trading_day is not None
-        plan = _plan(harness, number)
-        daemon_run.spawn(
-            daemon_run.components.trading_day._propose(
-                plan, daemon_run.components.trading_day._order_of(plan), "scenario test"
-            )
-        )
+        daemon_run.spawn(daemon_run.components.entries.propose(_plan(harness, number), "scenario test"))
         await harness.advance(seconds=0.5)
 
 

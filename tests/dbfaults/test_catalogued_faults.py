@@ -13,6 +13,7 @@ import pytest
 from catalyst.cli.app import exit_code
 from catalyst.clock import ManualClock
 from catalyst.daemon.startup import open_database
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import ConfigInvalid, DatabaseContention, DatabaseReplaced, DatabaseUnavailable
 from catalyst.domain.fault_points import Moment
 from catalyst.store import migrate
@@ -343,12 +344,12 @@ async def test_start_is_refused_when_role_lacks_a_grant(database: str) -> None:
     await conn.execute(migrate.roles_sql())
     app_dsn = f"{database}{'&' if '?' in database else '?'}role=catalyst_app"
     async with AsyncExitStack() as stack:
-        await open_database(stack, app_dsn, ManualClock(at("10:15")))
+        await open_database(stack, app_dsn, ManualClock(at("10:15")), EntryGate())
     for verb, table in (("INSERT", "order_events"), ("UPDATE", "daemon"), ("SELECT", "positions")):
         await conn.execute(f"REVOKE {verb} ON {table} FROM catalyst_app")
         async with AsyncExitStack() as stack:
             with pytest.raises(ConfigInvalid, match=f"{verb} on {table}") as raised:
-                await open_database(stack, app_dsn, ManualClock(at("10:15")))
+                await open_database(stack, app_dsn, ManualClock(at("10:15")), EntryGate())
         assert exit_code(raised.value) == 78
         await conn.execute(f"GRANT {verb} ON {table} TO catalyst_app")
     await conn.close()

@@ -18,6 +18,7 @@ import pytest
 from catalyst.cli.app import exit_code
 from catalyst.clock import ManualClock
 from catalyst.daemon.startup import open_database
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import ConfigInvalid
 from catalyst.store import pool
 from tests.dbfaults.dedicated_server import DedicatedServer, open_dedicated_server
@@ -244,7 +245,7 @@ async def test_start_is_refused_with_incomplete_schema(database: str, damage: st
     await conn.close()
     async with AsyncExitStack() as stack:
         with pytest.raises(ConfigInvalid) as raised:
-            await open_database(stack, database, ManualClock(at("10:15")))
+            await open_database(stack, database, ManualClock(at("10:15")), EntryGate())
     assert exit_code(raised.value) == 78
     assert message in str(raised.value)
 

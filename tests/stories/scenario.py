@@ -25,6 +25,7 @@ from catalyst.daemon.app import recover_and_run
 from catalyst.daemon.components import Components
 from catalyst.daemon.shutdown import ExitCode, StopRequest
 from catalyst.daemon.startup import acquire_account, acquire_host_lock, open_database
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
@@ -117,6 +118,7 @@ class Scenario:
     settings: Settings
     conn: "asyncpg.Connection[asyncpg.Record]"
     components: Components | None = None
+    once: bool = True  # the daemon exits at the end of the day
     stop: StopRequest = field(default_factory=StopRequest)
     crash_trigger: CrashAt = field(default_factory=CrashAt)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -149,13 +151,14 @@ class Scenario:
         account = await acquire_host_lock(
             self._stack, self.settings, self.clock, fault_point=self.crash_trigger
         )
-        store = await open_database(self._stack, self.dsn, self.clock, fault_point=self.crash_trigger)
+        gate = EntryGate()
+        store = await open_database(self._stack, self.dsn, self.clock, gate, fault_point=self.crash_trigger)
         components, lock = await acquire_account(
-            self._stack, self.settings, store, self.clock, account, fault_point=self.crash_trigger
+            self._stack, self.settings, store, self.clock, gate, account, fault_point=self.crash_trigger
         )
         self._frames_before_start = self.server.frames_sent
         self.components = components
-        self._run_task = asyncio.create_task(recover_and_run(components, lock, self.stop, once=True))
+        self._run_task = asyncio.create_task(recover_and_run(components, lock, self.stop, once=self.once))
         ready = asyncio.ensure_future(components.ready.wait())
         await self.clock.wait_until_quiet()
         while not ready.done() and not self._run_task.done() and not self.crash_trigger.crashed:
@@ -230,7 +233,6 @@ class Scenario:
     ) -> OrderRow:
         """Submit a bracket entry as the scan of the day does."""
         assert self.components is not None
-        assert self.components.trading_day is not None
         self._entry_count += 1
         position_side = PositionSide(side)
         return await self.components.submission.place(
@@ -247,7 +249,7 @@ class Scenario:
                 limit_price=Decimal(limit),
                 bracket_stop=Decimal(stop),
                 bracket_target=Decimal(target),
-                cycle_id=self.components.trading_day.cycle_id,
+                cycle_id=self.components.current_day.cycle_id,
                 signal_id=f"story-{symbol}-{self._entry_count}",
                 epoch=self.components.epoch,
             ),
@@ -357,11 +359,13 @@ async def open_scenario(
     market: Market | None = None,
     exchange_settings: ExchangeSettings | None = None,
     started: bool = True,
+    once: bool = True,
     **sections: Facts,
 ) -> AsyncIterator[Scenario]:
     """Open a scenario at 10:15 on a quiet Monday; its daemon runs unless `started` is false.
 
-    `market` replaces the ScenarioMarket; `sections` override the configuration.
+    `market` replaces the ScenarioMarket; `once` false: the daemon runs one day after the other; `sections` override
+    the configuration.
     """
     clock = ManualClock(now or at("10:15"))
     scenario_market = market if market is not None else ScenarioMarket()
@@ -370,7 +374,8 @@ async def open_scenario(
         conn = await asyncpg.connect(dsn)
         folder = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-"))
         sections["database"] = {"data_dir": f"{folder}/pg", **sections.get("database", {})}
-        scenario = Scenario(clock, scenario_market, server, dsn, settings_for(server.url, **sections), conn)
+        settings = settings_for(server.url, **sections)
+        scenario = Scenario(clock, scenario_market, server, dsn, settings, conn, once=once)
         clock.advance_only_when(scenario.all_frames_applied)
         try:
             if started:

@@ -35,11 +35,11 @@ async def test_first_start_without_calendar_recovers_and_waits(database: str) ->
         assert scenario.components is not None
         assert "recovery" not in scenario.components.gate.reasons
         await scenario.advance(seconds=30)
-        assert scenario.components.trading_day is None
-        assert scenario.components.exits.session is None
+        assert scenario.components.current_day.cycle_id is None
+        assert scenario.components.current_day.session is None
         await scenario.clear_faults()
         await scenario.advance(seconds=10)
-        assert scenario.components.trading_day is not None
+        assert scenario.components.current_day.cycle_id is not None
         scenario.print_trade("AAPL", "190.00")
         await scenario.submit_entry("AAPL", 10, **ENTRY)
         await scenario.advance(seconds=5)

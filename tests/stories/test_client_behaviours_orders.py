@@ -3,10 +3,8 @@
 import re
 from decimal import Decimal
 
-import pandas as pd
 import pytest
 
-from catalyst.daemon.trading_day.scanner import ScanResult
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import NAMESPACE, client_order_id
 from catalyst.domain.order import PositionSide
@@ -19,8 +17,7 @@ from tests.stories.test_operator_actions import order_by_hand
 async def entry_refusal(scenario: Scenario, symbol: str) -> str | None:
     """Return the reason why the trading day refuses an entry in `symbol` now, or None."""
     assert scenario.components is not None
-    assert scenario.components.trading_day is not None
-    return await scenario.components.trading_day.refusal(symbol)
+    return await scenario.components.entries.refusal(symbol)
 
 
 @pytest.mark.promise("C01")
@@ -145,7 +142,6 @@ async def test_autonomous_entry_is_checked_against_last_quote(
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
         assert scenario.components is not None
-        assert scenario.components.trading_day is not None
         assert isinstance(scenario.market.quotes, dict)
         scenario.market.quotes["AAPL"] = market
         now = scenario.clock.now()
@@ -162,8 +158,7 @@ async def test_autonomous_entry_is_checked_against_last_quote(
             pattern=None,
             decided_at=now,
         )
-        result = ScanResult(now, now, now, pd.DataFrame(), {}, {}, None, (plan,), pd.DataFrame())
-        await scenario.components.trading_day._place_entry(plan, result, 0)
+        await scenario.components.entries.place(plan, scan_id=0, degraded=False)
         assert await scenario.count_submitted("AAPL") == sent
 
 

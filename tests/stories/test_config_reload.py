@@ -79,7 +79,6 @@ async def test_config_change_is_applied_within_a_minute(
         new = scenario.components.settings.config
         assert new.risk.max_daily_loss == Decimal(500)
         components = scenario.components
-        assert components.trading_day is not None
         assert components.daily_loss_limit.cfg is components.scanner.cfg is components.trading_day.cfg is new
         assert (
             components.submission.cfg

@@ -19,7 +19,7 @@ TIGHT_LIMITS = {"max_daily_loss": 40, "warning_threshold_pct": 75}
 async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, minutes: float = 5) -> int:
     """Insert a proposal as a supervised scan does; return its id."""
     assert scenario.components is not None
-    assert scenario.components.trading_day is not None
+    assert scenario.components.current_day.cycle_id is not None
     now = scenario.clock.now()
     new = NewOrder(
         client_order_id=client_order_id(f"proposal|{symbol}|{now.isoformat()}", "e", 0),
@@ -34,7 +34,7 @@ async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, min
         limit_price=Decimal("190.10"),
         bracket_stop=Decimal("188.00"),
         bracket_target=Decimal("194.00"),
-        cycle_id=scenario.components.trading_day.cycle_id,
+        cycle_id=scenario.components.current_day.cycle_id,
         signal_id=f"proposal-{symbol}-{now.isoformat()}",
         epoch=scenario.components.epoch,
     )
@@ -46,7 +46,7 @@ async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, min
         return await proposals.put(
             conn,
             order_id=order_id,
-            cycle_id=scenario.components.trading_day.cycle_id,
+            cycle_id=scenario.components.current_day.cycle_id,
             security_id=row.security_id,
             ticket={"symbol": symbol},
             at=now,

@@ -8,8 +8,8 @@ from tests.stories.scenario import Scenario, open_scenario
 def is_prepared(scenario: Scenario) -> bool:
     """Return true when the scanner has the universe of this session."""
     assert scenario.components is not None
-    assert scenario.components.exits.session is not None
-    return scenario.components.scanner.prepared_day == scenario.components.exits.session.day
+    assert scenario.components.current_day.session is not None
+    return scenario.components.scanner.prepared_day == scenario.components.current_day.session.day
 
 
 async def test_preparation_retries_asset_list_without_alert(database: str) -> None:
@@ -46,7 +46,6 @@ async def test_overdue_scans_are_skipped_when_exits_are_due(database: str) -> No
     async with open_scenario(database, now=at("15:49")) as scenario:
         await scenario.advance(minutes=2)
         assert scenario.components is not None
-        assert scenario.components.trading_day is not None
         for job in (Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, Job.SCAN):
             await scenario.components.trading_day.run(job)
         assert not is_prepared(scenario)

@@ -221,7 +221,6 @@ async def test_new_day_reopens_gate_closed_by_failed_day(database: str) -> None:
     """A new day reopens the entry gate that a failed earlier day closed; within the day it stays closed."""
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
-        assert scenario.components.trading_day is not None
         for name in ("day_ending", "cycle_closed"):
             scenario.components.gate.close(name, "the day is ending")
         await scenario.components.trading_day.begin()

@@ -75,7 +75,7 @@ async def test_purchase_by_hand_follows_orphan_policy(database: str, policy: str
             assert "AAPL" in scenario.components.gate.mismatched_symbols
             return
         assert (position["status"], position["quantity"]) == ("open", 7)
-        assert position["cycle_id"] == scenario.components.trading_day.cycle_id  # type: ignore[union-attr]
+        assert position["cycle_id"] == scenario.components.current_day.cycle_id
         assert position["protected_at"] is not None
         assert await working_exits(scenario, "AAPL") == [("limit", "new", 7), ("stop", "held", 7)]
         await scenario.assert_consistent()

@@ -20,7 +20,7 @@ from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.flat_proof_files import FlatProofFiles
-from catalyst.store import alerts, exit_intents, flat_proofs, journal, latches, orders, positions
+from catalyst.store import alerts, exit_intents, flat_proofs, journal, orders, positions
 from catalyst.store.day_result import DayResult, compare, fills_needed_from, position_results
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
@@ -92,12 +92,6 @@ class Flatten:
     clock: Clock
     proofs: FlatProofFiles
     active_runs: int = 0  # calls of `run` that have not ended
-
-    async def latch(self, name: str, *, reason: str, by: str) -> None:
-        """Close the entry gate and write the latch `name`, which forbids entries until somebody resumes."""
-        self.gate.close(name, reason)
-        async with self.store.tx("latch") as conn:
-            await latches.set_latch(conn, name, reason=reason, by=by, at=self.clock.now(), until=None)
 
     async def run(
         self, reason: str, *, by: str, purpose: Purpose, within: timedelta, cycle_id: str | None
@@ -275,7 +269,8 @@ class Flatten:
         """Write the proof as a row, a file and a log event; with `alert`, raise an alert when it is not proven."""
         at = self.clock.now()
         async with self.store.tx("flat_proof") as conn:
-            head = self.proofs.journal_head = await journal.head_facts(conn)
+            head = await journal.head_facts(conn)
+            self.proofs.cache_journal_head(head)
             await flat_proofs.put_flat_proof(
                 conn,
                 cycle_id=cycle_id,

@@ -18,6 +18,7 @@ from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.domain.errors import (
     BrokerError,
     DatabaseContention,
@@ -30,7 +31,6 @@ from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_f
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.price import round_nearest, tick_of
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
-from catalyst.domain.session import Phase, Session
 from catalyst.store import alerts, exit_intents, orders, positions
 from catalyst.store.exit_intents import ExitIntent
 from catalyst.store.orders import NewOrder, OrderRow
@@ -80,15 +80,15 @@ class ExitBackoff:
 
 @dataclass
 class SafeExit:
-    """Exits positions. `session` is today's; without one, or outside it, exits wait for the open."""
+    """Exits positions. While the market is closed, exits wait for the open."""
 
     store: Store
     broker: Broker
     ledger: OrderLedger
     submission: OrderSubmission
+    current_day: CurrentDay
     clock: Clock
     epoch: int
-    session: Session | None = None
     requested: ChangeSignal = field(default_factory=ChangeSignal)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -105,7 +105,7 @@ class SafeExit:
 
     @property
     def market_open(self) -> bool:
-        return self.session is not None and self.session.phase(self.clock.now()) is Phase.OPEN
+        return self.current_day.market_open
 
     async def run(self) -> None:
         """Run every open intent until the task is cancelled."""

@@ -119,12 +119,12 @@ class OutageExit:
                 self.spool.write(SpoolEntryKind.LATCH, self.clock.now(), name=latch, reason=reason, by=by)
             previous_symbols = set(self.requests.outage_symbols)
             if keep_running:
-                self.requests.outage_symbols |= self.last_known.symbols
+                self.requests.outage_symbols.update(self.last_known.symbols)
                 await self.requests.wait_until_idle(MAX_IN_FLIGHT_TIME)
             result = await self._exit_until_flat(None, reason, by, within, purpose, market_open=market_open)
             if keep_running and not (result.flat and self.spool.pending):
                 # Not proven: these symbols may be exited again, with or without the database.
-                self.requests.outage_symbols &= previous_symbols
+                self.requests.outage_symbols.intersection_update(previous_symbols)
             return result
 
     async def exit_symbol(self, symbol: str, *, reason: str, by: str, within: timedelta) -> OutageFlatResult:

@@ -119,10 +119,10 @@ class Reconciler:
     submission: OrderSubmission
     gate: EntryGate
     account_status: AccountStatus
+    spool_import: SpoolImport  # the spool is imported before anything is compared
     clock: Clock
     cfg: ReconcileConfig
     polling_cfg: ExecutionConfig
-    spool_import: SpoolImport | None = None  # the spool is imported before anything is compared
     stream_ready: bool = False
     discrepancies: SuspectedDiscrepancies = field(default_factory=SuspectedDiscrepancies.empty)
     order_adoption: OrderAdoption = field(init=False)
@@ -305,8 +305,7 @@ class Reconciler:
         An unreadable file closes the entry gate until a pass is complete: the database misses what it holds.
         """
         try:
-            if self.spool_import is not None:
-                await self.spool_import.run()
+            await self.spool_import.run()
         except BrokerError as error:
             log.warning("spool_import_failed", error=str(error))
             return False
@@ -469,9 +468,9 @@ class Reconciler:
         self.ledger.last_known.add_symbols(holding.symbol for holding in holdings if not holding.is_orphan)
         discrepancies = [*share_discrepancies(holdings, broker_positions), *result_discrepancies(holdings)]
         self.discrepancies.update(discrepancies, now, kinds=SHARE_KINDS)
-        self.gate.mismatched_symbols = self.discrepancies.symbols | {
-            holding.symbol for holding in holdings if holding.is_orphan
-        }
+        self.gate.set_mismatched_symbols(
+            self.discrepancies.symbols | {holding.symbol for holding in holdings if holding.is_orphan}
+        )
         for discrepancy in self.discrepancies.confirmed(now):
             if discrepancy.kind in SHARE_KINDS:
                 await self._confirm(discrepancy, source)
@@ -504,7 +503,7 @@ class Reconciler:
             *ledger_discrepancies(contradictions),
         ]
         self.discrepancies.update(discrepancies, now, kinds=ORDER_KINDS)
-        self.gate.mismatched_symbols |= self.discrepancies.symbols
+        self.gate.mismatched_symbols.update(self.discrepancies.symbols)
         for discrepancy in self.discrepancies.confirmed(now):
             if discrepancy.kind in ORDER_KINDS:
                 await self._confirm(discrepancy, source)

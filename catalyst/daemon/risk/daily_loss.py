@@ -3,7 +3,6 @@
 The loss limit starts the emergency stop; the hold-time limit exits single positions.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -16,6 +15,7 @@ from catalyst.clock import Clock
 from catalyst.config.schema import Config
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.risk.emergency_stop import EmergencyStop
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.order import Purpose
@@ -41,9 +41,8 @@ class DailyLossLimit:
     account_status: AccountStatus
     clock: Clock
     cfg: Config
-    # True: the database has recorded the stop. False: not yet. None: not yet, and a position could still be exited.
-    emergency_stop: Callable[[str], Awaitable[bool | None]]
-    cycle_id: str | None = None
+    emergency_stop: EmergencyStop
+    cycle_id: str | None = None  # set by `begin` together with the equity and the flags of this cycle
     start_equity: Decimal | None = None
     _warned: bool = False
     _stopped: bool = False
@@ -103,7 +102,7 @@ class DailyLossLimit:
 
     async def _run_emergency_stop(self, reason: str) -> None:
         """Run the emergency stop; store its reason while the database has not recorded it."""
-        recorded = await self.emergency_stop(reason)
+        recorded = await self.emergency_stop.run(reason)
         self._stopped = True
         self._unrecorded_reason, self._exits_remaining = None if recorded else reason, recorded is None
 

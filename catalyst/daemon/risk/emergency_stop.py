@@ -6,10 +6,9 @@ with or without a latch. During a database outage the stop is written to the spo
 """
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, Protocol
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -17,6 +16,7 @@ from catalyst.clock import Clock
 from catalyst.config.schema import EmergencyConfig
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.outage.exits import OutageExit
+from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.order import Purpose
@@ -37,14 +37,6 @@ REQUESTED_BY: Final = "daily_loss_limit"
 FLATTEN_TIMEOUT: Final = timedelta(seconds=60)
 
 
-class EndEntries(Protocol):
-    """Signature of TradingDay.end_entries."""
-
-    def __call__(
-        self, latch: str, *, reason: str, by: str, until: datetime | None = None
-    ) -> Awaitable[None]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class UnfinishedStop:
     """A recorded stop without its end. `exit_all`: exit every position; otherwise only cancel every entry."""
@@ -56,12 +48,13 @@ class UnfinishedStop:
 
 @dataclass
 class EmergencyStop:
-    """Stops trading for the day. During a database outage it uses `outage_exit`."""
+    """Stops trading for the current day. During a database outage it uses `outage_exit`."""
 
     store: Store
     flatten: Flatten
     outage_exit: OutageExit
     gate: EntryGate
+    current_day: CurrentDay
     clock: Clock
     cfg: EmergencyConfig
     unfinished: UnfinishedStop | None = None
@@ -71,8 +64,12 @@ class EmergencyStop:
 
     async def load_unfinished(self) -> None:
         """Load the recorded stop without an end, of any day. Such a stop closes the entry gate until it ends."""
+        before = self.unfinished
         async with self.store.read() as conn:
             last_event = await risk_events.last_of(conn, EVENT, DONE_EVENT)
+        if self.unfinished is not before:
+            return  # a stop was recorded or ended during the read
+        self.unfinished = None
         self.gate.reopen(UNFINISHED_REASON)
         if last_event is not None and last_event.event_type == EVENT and "exit_all" in last_event.facts:
             self._set_unfinished(
@@ -123,32 +120,32 @@ class EmergencyStop:
             facts={"exit_all": stop.exit_all}, at=self.clock.now(), cycle_id=stop.cycle_id,
         )  # fmt: skip
 
-    async def run(self, reason: str, *, cycle_id: str, end_entries: EndEntries) -> bool | None:
+    async def run(self, reason: str) -> bool | None:
         """End entries, exit everything, alert. Return true when the database has recorded all of it.
 
         False: the database is unavailable; run again once it responds. None: the database is unavailable and a
         position that could be exited remains; run again at once.
         """
         async with self._run_lock:
-            return await self._run(reason, cycle_id, end_entries)
+            return await self._run(reason, self.current_day.begun_cycle_id)
 
-    async def _run(self, reason: str, cycle_id: str, end_entries: EndEntries) -> bool | None:
+    async def _run(self, reason: str, cycle_id: str) -> bool | None:
         log.critical("emergency_stop", step="begun", reason=reason, cycle_id=cycle_id)
         if self.cfg.halt_new_trades:
             self.gate.close(LATCH, reason)  # before the latch is written, which may fail
             log.critical("emergency_stop", step="gate_closed")
         try:
-            await self._stop_by_database(reason, cycle_id, end_entries)
+            await self._stop_by_database(reason, cycle_id)
         except DatabaseUnavailable as error:
             log.critical("emergency_stop", step="database_outage", error=str(error))
             return False if await self._stop_by_spool(reason) else None
         return True
 
-    async def _stop_by_database(self, reason: str, cycle_id: str, end_entries: EndEntries) -> None:
+    async def _stop_by_database(self, reason: str, cycle_id: str) -> None:
         """Stop with the rows of the database: latch, event, then flatten or cancel the entries."""
         if self.cfg.halt_new_trades:
             until = self.clock.now() + timedelta(minutes=self.cfg.cooldown_period_minutes)
-            await end_entries(LATCH, reason=reason, by=REQUESTED_BY, until=until)
+            await self.current_day.end_entries(LATCH, reason=reason, by=REQUESTED_BY, until=until)
             log.critical("emergency_stop", step="latched", until=until.isoformat())
         await self._record_stop(reason, cycle_id)
         if self.unfinished is None:
@@ -197,7 +194,7 @@ class EmergencyStop:
     async def _stop_by_spool(self, reason: str) -> bool:
         """Stop during a database outage; false when another attempt could exit more."""
         exit_all = self.cfg.close_all_positions_on_limit
-        can_exit = exit_all and self.flatten.exits.market_open
+        can_exit = exit_all and self.current_day.market_open
         result = await self.outage_exit.flatten(
             latch=LATCH if self.cfg.halt_new_trades else None,
             reason=f"{CloseReason.EMERGENCY_STOP}: {reason}",

@@ -211,7 +211,7 @@ class StopMonitor:
 
         Used during a database outage, when the schedule's own job cannot run.
         """
-        session = self.exits.session
+        session = self.exits.current_day.session
         return (
             session is not None
             and self.outage_protection.limits.close_all_at_market_close

@@ -5,7 +5,6 @@ completes the cycle. A cycle remains `closed` only while one of its positions is
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
@@ -16,6 +15,7 @@ from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.reconciliation.reconciler import Reconciler
+from catalyst.daemon.trading_state.current_day import CLOSE_RETRY_WINDOW, CurrentDay
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.session import NEW_YORK, Session
@@ -30,8 +30,6 @@ LAST_FILLS_WAIT: Final = timedelta(seconds=30)  # for working orders to become t
 FIRST_RETRY_PAUSE: Final = timedelta(seconds=2)
 MAX_RETRY_PAUSE: Final = timedelta(seconds=60)
 ALERT_AFTER: Final = timedelta(seconds=60)  # of failed attempts
-# After the session's close; later the next day's start completes the cycle.
-CLOSE_RETRY_WINDOW: Final = timedelta(hours=12)
 PROOF_TIMEOUT: Final = timedelta(seconds=30)
 ATTEMPT_TIMEOUT_S: Final = 600.0  # real seconds, after which an attempt is cancelled
 
@@ -44,18 +42,18 @@ class EndOfDay:
     broker: Broker
     reconciler: Reconciler
     flatten: Flatten
+    current_day: CurrentDay
     clock: Clock
     proven: bool = False  # result of the proof of the last `run`
 
-    async def run(
-        self, cycle_id: str, session: Session, close_entries: Callable[[], Awaitable[object]]
-    ) -> None:
-        """Complete the cycle with its result and proof.
+    async def run(self, cycle_id: str, session: Session) -> None:
+        """Complete the cycle of the current day with its result and proof.
 
         It remains `closed` when a position is open or reads fail for CLOSE_RETRY_WINDOW.
         """
+        self.proven = False
         started_at, pause, is_alerted = self.clock.now(), FIRST_RETRY_PAUSE, False
-        while (reason := await self._try_close(cycle_id, session, close_entries)) is not None:
+        while (reason := await self._try_close(cycle_id, session)) is not None:
             now = self.clock.now()
             log.warning("day_not_closed", reason=reason, again_in=pause.total_seconds())
             if now >= session.close + CLOSE_RETRY_WINDOW:
@@ -65,13 +63,11 @@ class EndOfDay:
             await self.clock.sleep(pause)
             pause = min(pause * 2, MAX_RETRY_PAUSE)
 
-    async def _try_close(
-        self, cycle_id: str, session: Session, close_entries: Callable[[], Awaitable[object]]
-    ) -> str | None:
+    async def _try_close(self, cycle_id: str, session: Session) -> str | None:
         """Make one attempt; return why it failed, None when it succeeded."""
         try:
             async with asyncio.timeout(ATTEMPT_TIMEOUT_S):  # noqa: TID251 - real time, because an attempt may hang
-                await close_entries()
+                await self.current_day.advance(CycleStatus.CLOSED)
                 return await self._close_cycle(cycle_id, session)
         except (BrokerError, DatabaseUnavailable, DatabaseContention, TimeoutError) as error:
             return f"{type(error).__name__}: {error}"

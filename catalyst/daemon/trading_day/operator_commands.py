@@ -8,19 +8,23 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock, wait
+from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
+from catalyst.daemon.reconciliation.reconciler import Reconciler
+from catalyst.daemon.risk.emergency_stop import EmergencyStop
+from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.trading_day import TradingDay
+from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import SAFE_MODE, EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.domain.errors import CatalystError, UserError
-from catalyst.domain.order import Purpose, Status
+from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, trading_date
-from catalyst.store import commands, cycles, latches, orders, positions, proposals
+from catalyst.store import commands, cycles, latches, positions
 from catalyst.store.commands import Command
 from catalyst.store.notifications import NotificationListener
 from catalyst.store.pool import Store
-from catalyst.store.proposals import Decision
 
 log = structlog.get_logger()
 
@@ -42,6 +46,11 @@ class OperatorCommands:
     store: Store
     listener: NotificationListener
     trading_day: TradingDay
+    entries: EntryPlacement
+    emergency_stop: EmergencyStop
+    flatten: Flatten
+    reconciler: Reconciler
+    current_day: CurrentDay
     exits: SafeExit
     gate: EntryGate
     safe_mode: SafeMode
@@ -119,69 +128,15 @@ class OperatorCommands:
         return await handler(command)
 
     async def _approve(self, command: Command) -> CommandResult:
-        """Check the proposal's order as an entry is checked, then release and send it."""
+        """Release and send the proposal's order."""
         proposal_id = int(str(command.arguments["proposal_id"]))
-        now = self.clock.now()
-        async with self.store.read() as conn:
-            proposal = await proposals.get(conn, proposal_id)
-        if proposal is None:
-            raise CommandRefused(f"there is no proposal {proposal_id}; `catalyst status` lists the open ones")
-        async with self.store.read() as conn:
-            order = await orders.get(conn, proposal.order_id)
-        refusal = await self.trading_day.refusal(proposal.symbol, released=proposal.order_id)
-        if refusal is None and order.bracket_stop is not None and order.bracket_target is not None:
-            refusal = await self.trading_day.bracket_refusal(
-                order.symbol,
-                order.position_side,
-                order.limit_price,
-                order.bracket_stop,
-                order.bracket_target,
-            ) or await self.trading_day.buying_power_refusal(
-                order.quantity, order.limit_price or max(order.bracket_stop, order.bracket_target)
-            )
-        if refusal is not None and proposal.decision is None:
-            raise CommandRefused(f"no entry is possible now: {refusal}")
-        async with self.store.tx("approve") as conn:  # approval and release in one transaction
-            decided, is_new = await proposals.decide(
-                conn, proposal_id, Decision.APPROVED, by=command.requested_by, at=now
-            )
-            approved = is_new and decided.decision is Decision.APPROVED
-            row = await orders.lock(conn, proposal.order_id)
-            if approved and row.status is Status.CREATED:
-                row = await self.trading_day.submission.release(conn, row.order_id, by="operator")
-        if not approved:
-            raise CommandRefused(f"proposal {proposal_id} is already {decided.decision}")
-        if row.status is not Status.SUBMITTED:
-            raise CommandRefused(f"the order of proposal {proposal_id} is already {row.status}")
-        sent = await self.trading_day.submission.send(row)
+        sent = await self.entries.approve(proposal_id, by=command.requested_by)
         return {"order_id": sent.order_id, "symbol": sent.symbol, "status": sent.status}
 
     async def _reject(self, command: Command) -> CommandResult:
         """Reject the proposal and mark its unsent order as cancelled."""
         proposal_id = int(str(command.arguments["proposal_id"]))
-        now = self.clock.now()
-        async with self.store.tx("reject") as conn:
-            try:
-                proposal, is_new = await proposals.decide(
-                    conn, proposal_id, Decision.REJECTED, by=command.requested_by, at=now
-                )
-            except KeyError:
-                raise CommandRefused(
-                    f"there is no proposal {proposal_id}; `catalyst status` lists the open ones"
-                ) from None
-            if not is_new:
-                raise CommandRefused(f"proposal {proposal_id} is already {proposal.decision}")
-            if (await orders.lock(conn, proposal.order_id)).status is Status.CREATED:
-                await orders.transition(
-                    conn,
-                    proposal.order_id,
-                    from_status=Status.CREATED,
-                    to_status=Status.CANCELLED,
-                    at=now,
-                    source="operator",
-                    cancel_reason="OPERATOR",
-                    epoch=self.trading_day.epoch,
-                )
+        await self.entries.reject(proposal_id, by=command.requested_by)
         return {"proposal_id": proposal_id, "decision": "rejected"}
 
     async def _halt(self, command: Command) -> CommandResult:
@@ -190,7 +145,7 @@ class OperatorCommands:
         now = self.clock.now()
         async with self.store.tx("halt") as conn:
             await latches.set_latch(conn, "halt", reason=reason, by=command.requested_by, at=now, until=None)
-            await cycles.halt(conn, self.trading_day.cycle_id, reason=reason, until=None, at=now)
+            await cycles.halt(conn, self.current_day.begun_cycle_id, reason=reason, until=None, at=now)
         self.gate.close("halt", reason)
         return {"halted": True, "reason": reason}
 
@@ -211,18 +166,18 @@ class OperatorCommands:
             )
         now = self.clock.now()
         async with self.store.tx("resume") as conn:
-            cycle = await cycles.get(conn, self.trading_day.cycle_id)
+            cycle = await cycles.get(conn, self.current_day.begun_cycle_id)
             if cycle is not None and cycle.halted_until is not None and now < cycle.halted_until:
                 until = cycle.halted_until.astimezone(NEW_YORK)
                 raise CommandRefused(
                     f"the cooldown ends at {until:%H:%M} New York time ({cycle.halt_reason})"
                 )
             cleared = await latches.clear_latches(conn, by=command.requested_by, at=now)
-            await self.trading_day.stop_procedure.cancel(conn, by=command.requested_by)
-            await cycles.resume(conn, self.trading_day.cycle_id, at=now)
+            await self.emergency_stop.cancel(conn, by=command.requested_by)
+            await cycles.resume(conn, self.current_day.begun_cycle_id, at=now)
         for name in cleared:
             self.gate.reopen(name)
-        self.trading_day.stop_procedure.mark_finished()
+        self.emergency_stop.mark_finished()
         self.safe_mode.on_resumed(failed_before)
         return {"cleared": cleared, "still_closed": sorted(self.gate.reasons)}
 
@@ -246,15 +201,15 @@ class OperatorCommands:
 
     async def _flatten(self, command: Command) -> CommandResult:
         """Forbid entries with a latch, exit everything and return the proof."""
-        await self.trading_day.end_entries(
+        await self.current_day.end_entries(
             "flatten", reason="flatten requested by the operator", by=command.requested_by
         )
-        proof = await self.trading_day.flatten.run(
+        proof = await self.flatten.run(
             CloseReason.MANUAL,
             by=command.requested_by,
             purpose=Purpose.FLATTEN,
             within=timedelta(seconds=60),
-            cycle_id=self.trading_day.cycle_id,
+            cycle_id=self.current_day.begun_cycle_id,
         )
         return {
             "flat": proof.proven,
@@ -274,7 +229,7 @@ class OperatorCommands:
 
     async def _reconcile(self, command: Command) -> CommandResult:  # noqa: ARG002 - it takes no arguments
         """Reconcile until no discrepancy is suspected any more; return counts and confirmed discrepancies."""
-        result = await self.trading_day.reconciler.run_until_settled("reconcile")
+        result = await self.reconciler.run_until_settled("reconcile")
         if not result.complete:
             raise CommandRefused("the broker could not be read; run `catalyst check`")
         return {

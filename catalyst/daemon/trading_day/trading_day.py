@@ -1,10 +1,9 @@
-"""Trading day: runs the scheduled jobs of one session, moves its cycle, and places the entries of a scan."""
+"""Trading day: runs the scheduled jobs of one session, moves its cycle, and scans for entries."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from typing import Final, assert_never
 
 import structlog
@@ -14,26 +13,23 @@ from catalyst.clock import Clock
 from catalyst.config.schema import Config, SessionMode
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
-from catalyst.daemon.orders.ledger import OrderLedger
-from catalyst.daemon.orders.submission import OrderSubmission
-from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.emergency_stop import LATCH, EmergencyStop
-from catalyst.daemon.trading_day.end_of_day import CLOSE_RETRY_WINDOW, EndOfDay
+from catalyst.daemon.trading_day.end_of_day import EndOfDay
+from catalyst.daemon.trading_day.entry import EntryPlacement
+from catalyst.daemon.trading_day.portfolio import read_portfolio
 from catalyst.daemon.trading_day.scan_records import records_of
 from catalyst.daemon.trading_day.scanner import Scanner, ScanResult
 from catalyst.daemon.trading_day.schedule import Job
 from catalyst.daemon.trading_state.account_status import follow_account_status
+from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain import cycle as machine
-from catalyst.domain.bracket_check import invalid_bracket_reason
 from catalyst.domain.cycle import CycleStatus
-from catalyst.domain.errors import BrokerError, IllegalTransition
-from catalyst.domain.order import PositionSide, Purpose, Status, side_for
+from catalyst.domain.errors import BrokerError
+from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, Session, trading_date
-from catalyst.pipeline.plan import Plan
-from catalyst.pipeline.risk_inputs import AccountState, HeldPosition, Portfolio, WorkingEntry
 from catalyst.store import (
     alerts,
     candidates,
@@ -41,12 +37,10 @@ from catalyst.store import (
     latches,
     orders,
     positions,
-    proposals,
     securities,
     trading_days,
 )
 from catalyst.store.cycles import CycleRow
-from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -69,32 +63,31 @@ ENTRY_JOBS: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, J
 
 @dataclass
 class TradingDay:
-    """One session and its cycle. The schedule calls `run`, one job at a time."""
+    """Jobs of the current day. The schedule calls `run`, one job at a time."""
 
     store: Store
     broker: Broker
-    ledger: OrderLedger
-    submission: OrderSubmission
     exits: SafeExit
     flatten: Flatten
     gate: EntryGate
-    reconciler: Reconciler
     daily_loss_limit: DailyLossLimit
+    emergency_stop: EmergencyStop
     scanner: Scanner
-    stop_procedure: EmergencyStop
+    entries: EntryPlacement
+    end_of_day: EndOfDay
+    current_day: CurrentDay
     clock: Clock
     cfg: Config
     mode: SessionMode
-    session: Session
-    epoch: int
-    cycle_id: str = ""
-    finished: bool = False  # every job has run
-    proven: bool = False  # the close proved that the account is flat
 
     @property
-    def is_running(self) -> bool:
-        """Return true while a job may still run, at most until CLOSE_RETRY_WINDOW after the close."""
-        return not self.finished and self.clock.now() < self.session.close + CLOSE_RETRY_WINDOW
+    def session(self) -> Session:
+        assert self.current_day.session is not None  # a day begins only with a session
+        return self.current_day.session
+
+    @property
+    def cycle_id(self) -> str:
+        return self.current_day.begun_cycle_id
 
     async def run(self, job: Job) -> None:
         """Run one job. A failed job is logged and alerted and does not end the daemon.
@@ -150,6 +143,7 @@ class TradingDay:
 
         Also exits carried positions and completes missed days. Raises BrokerError when the account cannot be read.
         """
+        self.current_day.mark_running()
         now = self.clock.now()
         account = await self.broker.account()
         async with self.store.tx("cycle") as conn:
@@ -168,10 +162,9 @@ class TradingDay:
             )
             latched = await latches.active_latches(conn)
             carried = await positions.mark_carried(conn, row.cycle_id)
-        self.cycle_id = row.cycle_id
+        self.current_day.set_cycle(row.cycle_id)
         await self.daily_loss_limit.begin(row)
-        await self.stop_procedure.load_unfinished()
-        self.exits.session = self.session
+        await self.emergency_stop.load_unfinished()
         for name, reason in latched.items():
             self.gate.close(name, reason)
         if LATCH in latched and row.status is not CycleStatus.COMPLETED:
@@ -186,7 +179,7 @@ class TradingDay:
         follow_account_status(self.gate, account)
         await self._exit_carried(carried)
         to_be_flat = self.cfg.positions.close_all_at_market_close
-        await self._end_of_day().close_missed_days(self.session.day, to_be_flat=to_be_flat)
+        await self.end_of_day.close_missed_days(self.session.day, to_be_flat=to_be_flat)
         structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
         log.info(
             "cycle_opened" if is_new else "cycle_resumed",
@@ -208,7 +201,7 @@ class TradingDay:
                 return row
             until = latched_at + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
             await cycles.halt(conn, row.cycle_id, reason=reason, until=until, at=self.clock.now())
-        await self._advance(CycleStatus.CLOSED)
+        await self.current_day.advance(CycleStatus.CLOSED)
         async with self.store.read() as conn:
             closed = await cycles.get(conn, row.cycle_id)
         assert closed is not None  # `begin` has opened it
@@ -241,7 +234,7 @@ class TradingDay:
                 (is_first_check and not await self.flatten.is_flat()) or await self.flatten.has_new_exposure()
             ):
                 await self._enforce_flat_once()
-            await self.stop_procedure.finish()
+            await self.emergency_stop.finish()
             is_first_check = False
             await self.clock.sleep(ENFORCE_FLAT_INTERVAL)
 
@@ -249,7 +242,7 @@ class TradingDay:
         """Exit everything, or cancel the entries, as the latches and the unfinished stop require."""
         async with self.store.read() as conn:
             latched = await latches.active_latches(conn)
-        stop = self.stop_procedure.unfinished
+        stop = self.emergency_stop.unfinished
         emergency = LATCH in latched or stop is not None
         exit_all = self.cfg.emergency.close_all_positions_on_limit if stop is None else stop.exit_all
         if emergency and not exit_all and "flatten" not in latched:
@@ -264,35 +257,6 @@ class TradingDay:
             within=timedelta(seconds=60),
             cycle_id=self.cycle_id,
         )
-
-    async def end_entries(self, latch: str, *, reason: str, by: str, until: datetime | None = None) -> None:
-        """Forbid entries: set the latch, halt and close the cycle.
-
-        Entries stay forbidden, also after a restart, until a person resumes and the next session begins.
-        """
-        await self.flatten.latch(latch, reason=reason, by=by)
-        async with self.store.tx("halt") as conn:
-            await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=self.clock.now())
-        await self._advance(CycleStatus.CLOSED)
-
-    async def _advance(self, to_status: CycleStatus) -> bool:
-        """Move the cycle to another status; false when no transition leads there."""
-        async with self.store.tx("cycle") as conn:
-            row = await cycles.get(conn, self.cycle_id)
-            assert row is not None  # begin() has opened it
-            if row.status == to_status:
-                return True
-            try:
-                machine.advance(row.status, to_status)
-            except IllegalTransition:
-                return False
-            await cycles.advance(
-                conn, self.cycle_id, from_status=row.status, to_status=to_status, at=self.clock.now()
-            )
-        if to_status is CycleStatus.CLOSED:
-            self.gate.close("cycle_closed", "the day's cycle is closed")
-        log.info("cycle_advanced", before=row.status, now=to_status)
-        return True
 
     # -- jobs
 
@@ -322,7 +286,7 @@ class TradingDay:
         """
         if self.scanner.prepared_day != self.session.day:
             await self.prepare()
-        if not await self._advance(CycleStatus.SCANNING):
+        if not await self.current_day.advance(CycleStatus.SCANNING):
             log.info("scan_skipped", reason="the cycle is closed")
             return None
         try:
@@ -332,7 +296,14 @@ class TradingDay:
 
     async def _scan_and_trade(self, *, trade: bool) -> ScanResult | None:
         """Scan, store the result, and with `trade` place its entries; None when the scan failed."""
-        portfolio, account = await self._portfolio()
+        portfolio, account = await read_portfolio(
+            self.store,
+            self.broker,
+            self.gate,
+            cycle_id=self.cycle_id,
+            start_equity=self.daily_loss_limit.start_equity,
+            sectors=self.scanner.sectors,
+        )
         slots = max(0, self.cfg.risk.max_positions - portfolio.slots_used())
         try:
             scan_result = await self.scanner.scan(self.session, portfolio, account, slots=slots)
@@ -340,11 +311,11 @@ class TradingDay:
             log.warning("scan_failed", error=str(error))
             return None
         scan_id = await self._store_scan(scan_result)
-        await self._advance(CycleStatus.EVALUATING)
-        if trade and scan_result.plans and await self._advance(CycleStatus.TRADING):
+        await self.current_day.advance(CycleStatus.EVALUATING)
+        if trade and scan_result.plans and await self.current_day.advance(CycleStatus.TRADING):
             for plan in scan_result.plans:
                 try:
-                    await self._place_entry(plan, scan_result, scan_id)
+                    await self.entries.place(plan, scan_id=scan_id, degraded=scan_result.degraded is not None)
                 except Exception:  # one failed entry must not stop the others
                     log.exception("entry_failed", symbol=plan.symbol)
         return scan_result
@@ -359,12 +330,12 @@ class TradingDay:
             and row is not None
             and row.status in (CycleStatus.SCANNING, CycleStatus.EVALUATING)
         )
-        await self._advance(CycleStatus.IDLE if is_idle else CycleStatus.MONITORING)
+        await self.current_day.advance(CycleStatus.IDLE if is_idle else CycleStatus.MONITORING)
 
     async def go_flat(self) -> None:
         """Forbid entries and exit everything before the close."""
         self.gate.close("day_ending", "the day is ending")
-        await self._advance(CycleStatus.CLOSED)
+        await self.current_day.advance(CycleStatus.CLOSED)
         if not self.cfg.positions.close_all_at_market_close:
             return
         time_to_close = self.session.close - self.clock.now()
@@ -388,59 +359,7 @@ class TradingDay:
 
     async def close(self) -> None:
         """Apply the broker's last reports, prove the account flat, store the day's result, complete the cycle."""
-        end_of_day = self._end_of_day()
-        await end_of_day.run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
-        self.proven = end_of_day.proven
-
-    def _end_of_day(self) -> EndOfDay:
-        return EndOfDay(self.store, self.broker, self.reconciler, self.flatten, self.clock)
-
-    async def emergency_stop(self, reason: str) -> bool | None:
-        """Run the emergency stop of this day. Return true when the database has recorded it.
-
-        False: run it again once the database responds. None: run it again at once.
-        """
-        return await self.stop_procedure.run(reason, cycle_id=self.cycle_id, end_entries=self.end_entries)
-
-    # -- input of the risk stage
-
-    async def _portfolio(self) -> tuple[Portfolio, AccountState]:
-        """Return held positions and working entries, and the account's limits. Raises BrokerError."""
-        async with self.store.read() as conn:
-            held = await positions.open_positions(conn)
-            working = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
-            realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
-        report = await self.broker.account()
-        follow_account_status(self.gate, report)
-        sectors = self.scanner.sectors
-        portfolio = Portfolio(
-            tuple(
-                HeldPosition(
-                    position.symbol, position.side, position.quantity, position.entry_price, position.stop_loss,
-                    sectors.get(position.symbol, "unknown"), position.last_price,
-                )
-                for position in held
-            ),
-            tuple(
-                WorkingEntry(
-                    row.symbol, row.position_side, row.remaining, row.limit_price or Decimal(0),
-                    sectors.get(row.symbol, "unknown"), in_buying_power=row.status is not Status.CREATED,
-                )
-                for row in working
-            ),
-        )  # fmt: skip
-        start_equity = self.daily_loss_limit.start_equity or report.last_equity
-        gate_reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.gate.reasons.items()))
-        account = AccountState(
-            equity=report.equity,
-            start_of_day_equity=start_equity,
-            buying_power=report.buying_power,
-            day_pnl=min(realized + unrealized, report.equity - start_equity),
-            shorting_enabled=report.shorting_enabled,
-            restriction=gate_reasons
-            or (None if report.can_open_positions else f"the account is {report.status}"),
-        )
-        return portfolio, account
+        await self.end_of_day.run(self.cycle_id, self.session)
 
     async def _store_scan(self, scan_result: ScanResult) -> int:
         """Store the rows of a scan in one transaction; return the scan's id."""
@@ -463,145 +382,3 @@ class TradingDay:
             plans=[plan.symbol for plan in scan_result.plans],
         )
         return scan_id
-
-    # -- entries
-
-    async def _place_entry(self, plan: Plan, scan_result: ScanResult, scan_id: int) -> None:
-        """Check one plan and send its order; propose it in supervised mode or after a degraded scan."""
-        refusal = await self.refusal(plan.symbol)
-        if (self.clock.now() - plan.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
-            refusal = refusal or f"the signal is older than {self.cfg.execution.signal_max_age_seconds:g} s"
-        if refusal is None:
-            refusal = await self.bracket_refusal(plan.symbol, plan.side, plan.entry, plan.stop, plan.target)
-        if refusal is not None:
-            log.warning("entry_refused", symbol=plan.symbol, reason=refusal)
-            await self._record_outcome(scan_id, plan.symbol, "refused")
-            return
-        new_order = self._order_of(plan)
-        rationale = (
-            f"{plan.pattern or 'no pattern'}, composite {plan.composite:.3f}, risk ${plan.risk_amount}"
-        )
-        supervised = self.mode is SessionMode.SUPERVISED or scan_result.degraded is not None
-        log.info(
-            "trade_proposed" if supervised else "entry_submitted",
-            symbol=plan.symbol,
-            side=plan.side,
-            qty=plan.quantity,
-            entry=str(plan.entry),
-            stop=str(plan.stop),
-            target=str(plan.target),
-            reason=rationale,
-        )
-        if supervised:
-            await self._propose(plan, new_order, rationale)
-        else:
-            await self.submission.place(new_order, note=rationale)
-            await self._record_outcome(scan_id, plan.symbol, "ordered")
-
-    async def _record_outcome(self, scan_id: int, symbol: str, status: str) -> None:
-        """Set the status of a candidate of the scan."""
-        async with self.store.statement("record_outcome") as conn:
-            await candidates.set_status(conn, scan_id, symbol, status=status)
-
-    async def refusal(self, symbol: str, *, released: int | None = None) -> str | None:
-        """Return why an entry of the symbol is refused now; None when it may be sent.
-
-        `released` is the id of a proposed order that is to be sent: it does not count as a working order.
-        """
-        if (gate_refusal := self.gate.refusal(symbol)) is not None:
-            return gate_refusal
-        now = self.clock.now()
-        if now < self.session.open or now >= self.session.flatten_at(
-            self.cfg.session.flat_before_close_minutes
-        ):
-            return "entries are not allowed at this time of day"
-        async with self.store.read() as conn:
-            working = await orders.working_of_symbol(conn, symbol)
-            held = await positions.open_positions(conn)
-        if any(row.order_id != released for row in working):
-            return "the symbol has a working order"
-        if any(position.symbol == symbol for position in held):
-            return "the symbol has an open position"
-        carried = [position.symbol for position in held if position.carried]
-        if carried and self.cfg.positions.close_all_at_market_close:
-            return f"positions of an earlier day are still held: {', '.join(carried)}"
-        return None
-
-    async def bracket_refusal(
-        self, symbol: str, side: PositionSide, entry: Decimal | None, stop: Decimal, target: Decimal
-    ) -> str | None:
-        """Return why a bracket is invalid at the current quote, None when it is valid.
-
-        The check is needed because its levels come from an earlier quote.
-        """
-        try:
-            quote = (await self.scanner.market.quotes([symbol])).get(symbol)
-        except BrokerError as error:
-            return f"the quote cannot be read: {error}"
-        oldest = self.clock.now() - timedelta(seconds=self.cfg.execution.signal_max_age_seconds)
-        if quote is None or quote.at < oldest:
-            return "there is no fresh quote"
-        return invalid_bracket_reason(side, entry, stop, target, quote)
-
-    async def buying_power_refusal(self, quantity: Decimal, price: Decimal) -> str | None:
-        """Return why the account cannot buy `quantity` shares at `price` dollars; None when it can."""
-        try:
-            account = await self.broker.account()
-        except BrokerError as error:
-            return f"the account cannot be read: {error}"
-        if (restriction := follow_account_status(self.gate, account)) is not None:
-            return restriction
-        cost = quantity * price
-        return None if cost <= account.buying_power else f"the cost {cost} is more than the buying power"
-
-    def _order_of(self, plan: Plan) -> NewOrder:
-        """Return the bracket order of a plan; a market order when it has no entry price."""
-        return NewOrder(
-            client_order_id=plan.client_order_id,
-            symbol=plan.symbol,
-            purpose=Purpose.ENTRY,
-            position_side=plan.side,
-            side=side_for(plan.side, Purpose.ENTRY),
-            quantity=Decimal(plan.quantity),
-            order_type="market" if plan.entry is None else "limit",
-            time_in_force="day",
-            order_class="bracket",
-            limit_price=plan.entry,
-            bracket_stop=plan.stop,
-            bracket_target=plan.target,
-            cycle_id=self.cycle_id,
-            signal_id=str(plan.signal_id),
-            epoch=self.epoch,
-        )
-
-    async def _propose(self, plan: Plan, new_order: NewOrder, rationale: str) -> None:
-        """Store the order as `created`, with a proposal that a person can approve until it expires."""
-        expires_at = self.clock.now() + timedelta(minutes=self.cfg.session.proposal_expires_minutes)
-        ticket = {
-            "symbol": plan.symbol,
-            "side": plan.side,
-            "quantity": plan.quantity,
-            "entry": None if plan.entry is None else str(plan.entry),
-            "stop": str(plan.stop),
-            "target": str(plan.target),
-            "risk": str(plan.risk_amount),
-            "why": rationale,
-        }
-        now = self.clock.now()
-        async with self.store.tx("proposal") as conn:
-            order_id = await orders.insert(
-                conn, new_order, status=Status.CREATED, at=now, source="submit", note=rationale
-            )
-            row = await orders.get(conn, order_id)
-            proposal_id = await proposals.put(
-                conn,
-                order_id=order_id,
-                cycle_id=self.cycle_id,
-                security_id=row.security_id,
-                ticket=ticket,
-                at=now,
-                expires_at=expires_at,
-            )
-        log.info(
-            "proposal_created", proposal_id=proposal_id, symbol=plan.symbol, expires_at=expires_at.isoformat()
-        )

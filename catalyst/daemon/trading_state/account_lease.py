@@ -77,6 +77,10 @@ class AccountLease:
             await self._reacquire()
             self.gate.reopen("account_lease")
 
+    def mark_superseded(self) -> None:
+        """Refuse every request from now on."""
+        self.superseded = True
+
     async def release(self) -> None:
         """Release the lock. Idempotent."""
         await self.lock.release()
@@ -137,7 +141,7 @@ class AccountLease:
     def _check_same_server(self, timeline: str | None, lock: AccountLock) -> None:
         if timeline in (None, lock.timeline):
             return
-        self.superseded = True
+        self.mark_superseded()
         raise DatabaseReplaced(
             f"another database server has taken over (timeline {timeline}, now {lock.timeline}): the last "
             "commits may be missing there; start the daemon again, which reads them from the broker"
@@ -150,7 +154,7 @@ class AccountLease:
     def _check_epoch(self, epoch: int) -> None:
         if epoch == self.epoch:
             return
-        self.superseded = True
+        self.mark_superseded()
         if epoch > self.epoch:
             raise AnotherDaemonRunning(f"epoch {epoch} has taken over from {self.epoch}")
         raise DatabaseReplaced(
@@ -196,5 +200,5 @@ class OutagePermit:
             log.warning("outage_exit_permitted", error=str(error))
         else:
             if epoch > self.lease.epoch:
-                self.lease.superseded = True
+                self.lease.mark_superseded()
                 log.critical("superseded", epoch=self.lease.epoch, now=epoch)

@@ -41,6 +41,10 @@ class EntryGate:
         if self.reasons.pop(name, None) is not None:
             log.info("gate_reason_removed", name=name, remaining=sorted(self.reasons))
 
+    def set_mismatched_symbols(self, symbols: set[str]) -> None:
+        """Replace the symbols of which broker and database hold different quantities."""
+        self.mismatched_symbols = symbols
+
     def enter_safe_mode(self, invariant: Invariant, why: str) -> None:
         """Enter SAFE mode: entries stop at once and stay stopped, across restarts, until an operator resumes.
 

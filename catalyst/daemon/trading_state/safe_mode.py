@@ -43,6 +43,13 @@ INVARIANT_BY_ERROR: Final = {
 }
 
 
+def report_constraint_error(gate: EntryGate, error: Exception) -> None:
+    """Enter SAFE mode after a constraint error: the order ledger contradicts the change we wanted to write."""
+    for error_type, invariant in INVARIANT_BY_ERROR.items():
+        if isinstance(error, error_type):
+            gate.enter_safe_mode(invariant, str(error).splitlines()[0])
+
+
 @dataclass
 class SafeMode:
     """Checks the invariants and writes the latch. The journal is verified up to the link `verified_to`."""
@@ -54,15 +61,6 @@ class SafeMode:
     epoch: int
     verified_to: ChainLink = START
     _suspected: dict[tuple[Invariant, str], datetime] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.store.on_constraint_error = self.on_constraint_error
-
-    def on_constraint_error(self, error: Exception) -> None:
-        """Enter SAFE mode after a constraint error: the order ledger contradicts the change we wanted to write."""
-        for error_type, invariant in INVARIANT_BY_ERROR.items():
-            if isinstance(error, error_type):
-                self.gate.enter_safe_mode(invariant, str(error).splitlines()[0])
 
     async def load_latch(self) -> None:
         """Load the latch of a previous run and the link up to which its journal was verified."""
@@ -126,10 +124,8 @@ class SafeMode:
                 break
         if self.verified_to != before:
             async with self.store.read() as conn:
-                self.proofs.journal_head = {
-                    **self.verified_to.facts,
-                    "origin": await journal.first_hash(conn),
-                }
+                origin = await journal.first_hash(conn)
+            self.proofs.cache_journal_head({**self.verified_to.facts, "origin": origin})
             log.info("journal_verified", **self.verified_to.facts)
 
     async def current_violations(self) -> list[Violation]:

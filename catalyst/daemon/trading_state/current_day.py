@@ -1,0 +1,103 @@
+"""Current day: the session and the cycle that run now, and every move of that cycle.
+
+The session loop sets the session, the start of the day the cycle. Exits, limits and commands read both.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from catalyst.clock import Clock
+from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.domain import cycle as machine
+from catalyst.domain.cycle import CycleStatus
+from catalyst.domain.errors import IllegalTransition
+from catalyst.domain.session import Phase, Session
+from catalyst.store import cycles, latches
+from catalyst.store.pool import Store
+
+log = structlog.get_logger()
+
+# After the session's close; later the next day's start completes the cycle.
+CLOSE_RETRY_WINDOW: Final = timedelta(hours=12)
+
+
+@dataclass
+class CurrentDay:
+    """Session and cycle of the day. Without a session the market counts as closed."""
+
+    store: Store
+    gate: EntryGate
+    clock: Clock
+    session: Session | None = None  # None: the broker's calendar has not been read
+    cycle_id: str | None = None  # None: this process run has begun no day yet
+    _running_session: Session | None = None
+
+    def set_session(self, session: Session | None) -> None:
+        """Set the session that is open or next; None when it could not be read."""
+        self.session = session
+
+    def mark_running(self) -> None:
+        """Record that the day of `session` begins."""
+        self._running_session = self.session
+
+    def set_cycle(self, cycle_id: str) -> None:
+        """Set the cycle of the day, whose row is committed."""
+        self.cycle_id = cycle_id
+
+    def mark_finished(self) -> None:
+        """Record that every job of the day has run."""
+        self._running_session = None
+
+    @property
+    def begun_cycle_id(self) -> str:
+        """Cycle of the day, for callers that run only once a day has begun."""
+        assert self.cycle_id is not None
+        return self.cycle_id
+
+    @property
+    def running_session(self) -> Session | None:
+        """Session of a day that has begun and may still run a job; None CLOSE_RETRY_WINDOW after its close."""
+        session = self._running_session
+        is_over = session is None or self.clock.now() >= session.close + CLOSE_RETRY_WINDOW
+        return None if is_over else session
+
+    @property
+    def market_open(self) -> bool:
+        return self.session is not None and self.session.phase(self.clock.now()) is Phase.OPEN
+
+    async def advance(self, to_status: CycleStatus) -> bool:
+        """Move the cycle to another status; false when no transition leads there."""
+        cycle_id = self.begun_cycle_id
+        async with self.store.tx("cycle") as conn:
+            row = await cycles.get(conn, cycle_id)
+            assert row is not None  # the start of the day has opened it
+            if row.status == to_status:
+                return True
+            try:
+                machine.advance(row.status, to_status)
+            except IllegalTransition:
+                return False
+            await cycles.advance(
+                conn, cycle_id, from_status=row.status, to_status=to_status, at=self.clock.now()
+            )
+        if to_status is CycleStatus.CLOSED:
+            self.gate.close("cycle_closed", "the day's cycle is closed")
+        log.info("cycle_advanced", before=row.status, now=to_status)
+        return True
+
+    async def end_entries(self, latch: str, *, reason: str, by: str, until: datetime | None = None) -> None:
+        """Forbid entries: set the latch, halt and close the cycle; only the latch before the first day has begun.
+
+        Entries stay forbidden, also after a restart, until a person resumes and the next session begins.
+        """
+        self.gate.close(latch, reason)
+        async with self.store.tx("latch") as conn:
+            await latches.set_latch(conn, latch, reason=reason, by=by, at=self.clock.now(), until=None)
+        if self.cycle_id is None:
+            return
+        async with self.store.tx("halt") as conn:
+            await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=self.clock.now())
+        await self.advance(CycleStatus.CLOSED)
