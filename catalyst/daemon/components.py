@@ -26,8 +26,10 @@ from catalyst.daemon.protection.unprotected_time import UnprotectedTime
 from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.reconciliation.stream_consumer import StreamConsumer
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
+from catalyst.daemon.risk.price_cache import PriceCache
 from catalyst.daemon.risk.stop_monitor import StopMonitor
 from catalyst.daemon.runtime.config_reload import replace_config_references
+from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.trading_day.scanner import Scanner
@@ -106,8 +108,9 @@ def build_components(
     execution = OrderSubmission(store, broker, books, gate, clock, cfg.execution, epoch)
     exits = SafeExit(store, broker, books, execution, clock, epoch)
     measure = UnprotectedTime(store, clock, cfg.protection)
+    health = DatabaseHealth(gate, clock, measure.unprotected_changed)
     guard = PositionProtector(
-        store, books, execution, exits, clock, cfg.execution, cfg.positions, measure, epoch
+        store, books, execution, exits, clock, cfg.execution, cfg.positions, measure, health, epoch
     )
     emergency = OutageExit(
         broker.with_permit(OutagePermit(lease)), execution, books.last_known, spool, proofs, clock
@@ -132,18 +135,24 @@ def build_components(
         entry_expiry=EntryExpiry(store, books, execution, clock, cfg.execution),
         stop_monitor=StopMonitor(
             store,
-            market,
-            broker,
+            PriceCache(store, market, broker, clock, cfg.stop_monitor, health),
             exits,
-            guard,
+            execution,
+            books,
+            measure,
+            OutageProtection(
+                emergency,
+                clock,
+                cfg.execution,
+                cfg.positions,
+                timedelta(minutes=cfg.session.flat_before_close_minutes),
+            ),
+            health,
             clock,
             cfg.stop_monitor,
-            emergency,
-            OutageProtection(emergency, clock, cfg.execution, cfg.positions),
-            timedelta(minutes=cfg.session.flat_before_close_minutes),
         ),
         daily_loss_limit=DailyLossLimit(
-            store, broker, books, exits, standing, clock, cfg, emergency_stop=_no_emergency_stop
+            store, broker, books, exits, standing, health, clock, cfg, emergency_stop=_no_emergency_stop
         ),
         reconciler=reconciler,
         orphans=OrphanPositions(
