@@ -58,12 +58,15 @@ def test_account_lock_keys_fit_bigint_and_differ():
 async def test_listener_receives_notifications_after_it_opened(store: Store):
     """A notification sets `heard`; another channel's does not."""
     listener = await listen(store.dsn, "catalyst_commands")
+    calls: list[int] = []
+    listener.on_notification = lambda: calls.append(1)
     async with store.statement("other") as conn:
         await conn.execute("SELECT pg_notify('catalyst_answers', '1')")
         await conn.execute("SELECT pg_notify('catalyst_commands', '1')")
     async with asyncio.timeout(10):
         await listener.notified.wait()
     assert not listener.lost.is_set()
+    assert calls == [1]
     await listener.close()
     await listener.close()
 
@@ -71,8 +74,11 @@ async def test_listener_receives_notifications_after_it_opened(store: Store):
 async def test_lost_listener_connection_wakes_waiters(store: Store):
     """A lost connection sets `lost` and wakes whoever waits, so that he looks for himself."""
     listener = await listen(store.dsn, "catalyst_commands")
+    calls: list[int] = []
+    listener.on_notification = lambda: calls.append(1)
     await _terminate_sessions(store.dsn, "catalyst listen catalyst_commands")
     async with asyncio.timeout(10):
         await listener.notified.wait()
     assert listener.lost.is_set()
+    assert calls == [1]
     await listener.close()

@@ -18,6 +18,7 @@ from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.protection.unprotected_time import UnprotectedTime, unfilled_entries
 from catalyst.daemon.runtime.database_health import DatabaseHealth
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.ids import unused_client_order_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
@@ -72,14 +73,12 @@ class PositionProtector:
     async def run(self) -> None:
         """Check after every change, and at least every second while a position is unconfirmed."""
         try:
-            while True:
-                seen_version = self.ledger.changed.version
-                has_unconfirmed = await self._check_and_report_health()
-                await self.ledger.changed.wait(
-                    self.clock,
-                    UNPROTECTED_CHECK_INTERVAL if has_unconfirmed else CHECK_INTERVAL,
-                    since=seen_version,
-                )
+            await run_on_signal(
+                self.ledger.changed,
+                self.clock,
+                self._check_and_report_health,
+                lambda has_unconfirmed: UNPROTECTED_CHECK_INTERVAL if has_unconfirmed else CHECK_INTERVAL,
+            )
         finally:
             for task in self._tasks.values():
                 task.cancel()

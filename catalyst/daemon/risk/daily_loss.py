@@ -17,6 +17,7 @@ from catalyst.config.schema import Config
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.runtime.database_health import DatabaseHealth
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.order import Purpose
@@ -63,12 +64,12 @@ class DailyLossLimit:
 
     async def run(self) -> None:
         """Check at the interval and after each fill, until cancelled."""
-        while True:
-            version = self.ledger.filled.version
-            in_outage = await self.check()
-            await self.ledger.filled.wait(
-                self.clock, OUTAGE_CHECK_INTERVAL if in_outage else CHECK_INTERVAL, since=version
-            )
+        await run_on_signal(
+            self.ledger.filled,
+            self.clock,
+            self.check,
+            lambda in_outage: OUTAGE_CHECK_INTERVAL if in_outage else CHECK_INTERVAL,
+        )
 
     async def check(self) -> bool:
         """Compute the day's result, warn at the threshold, stop at the limit; then exit positions held too long.

@@ -25,6 +25,7 @@ from catalyst.daemon.protection.unprotected_time import UnprotectedTime
 from catalyst.daemon.risk.price_cache import LastPrice, PriceCache
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.database_health import DatabaseHealth
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.order import WORKING, PositionSide, Purpose
 from catalyst.domain.position import CloseReason
@@ -81,6 +82,7 @@ class StopMonitor:
     _watched: WatchList = field(default_factory=WatchList)
     _breaches: dict[int, Breach] = field(default_factory=dict)  # by position id
     _refresh_requested: ChangeSignal = field(default_factory=ChangeSignal)  # requests a price refresh at once
+    _ticked_version: int | None = None  # version of `unprotected_changed` at the last completed tick
     _tick_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
@@ -94,26 +96,31 @@ class StopMonitor:
             await self._run_ticks()
 
     async def _run_ticks(self) -> None:
-        woken = True
-        while True:
-            version = self.unprotected_time.unprotected_changed.version
-            await self.tick()
-            if woken or any(
-                position.symbol not in self.prices.last_prices for position in self._watched.held
-            ):
-                self._refresh_requested.notify()
-            woken = await self.unprotected_time.unprotected_changed.wait(
-                self.clock, self._interval(), since=version
-            )
+        await run_on_signal(
+            self.unprotected_time.unprotected_changed,
+            self.clock,
+            self._tick_and_request_refresh,
+            self._interval,
+        )
 
     async def _run_price_refresh(self) -> None:
-        while True:
-            version = self._refresh_requested.version
-            await self.refresh_prices()
-            await self.tick(read=False)
-            await self._refresh_requested.wait(self.clock, self._interval(), since=version)
+        await run_on_signal(self._refresh_requested, self.clock, self._refresh_and_tick, self._interval)
 
-    def _interval(self) -> timedelta:
+    async def _tick_and_request_refresh(self) -> None:
+        """Check the positions; request prices when the signal changed, or when a position has none."""
+        version = self.unprotected_time.unprotected_changed.version
+        await self.tick()
+        if version != self._ticked_version or any(
+            position.symbol not in self.prices.last_prices for position in self._watched.held
+        ):
+            self._refresh_requested.notify()
+        self._ticked_version = version
+
+    async def _refresh_and_tick(self) -> None:
+        await self.refresh_prices()
+        await self.tick(read=False)
+
+    def _interval(self, _: None) -> timedelta:
         """Return the pause until the next round of each loop."""
         urgent = bool(self._unprotected or self._breaches)
         if self.health.is_down:

@@ -1,14 +1,16 @@
 """Operator commands: executes each row of `commands` once and writes its result into the row."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
 import structlog
 
-from catalyst.clock import Clock, wait
+from catalyst.clock import Clock
 from catalyst.daemon.exits.safe_exit import SafeExit
+from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.entry_gate import SAFE_MODE, EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
@@ -46,15 +48,17 @@ class OperatorCommands:
     gate: EntryGate
     safe_mode: SafeMode
     clock: Clock
+    requested: ChangeSignal = field(default_factory=ChangeSignal)  # a command was inserted
 
     async def run(self) -> None:
         """Resolve interrupted commands, then execute new ones until cancelled."""
+        self.listener.on_notification = self.requested.notify
         await self.resolve_interrupted()
-        while True:
-            await wait(self.clock, self.listener.notified, POLL_INTERVAL)
-            self.listener.notified.clear()
-            while await self.run_next():
-                pass
+        await run_on_signal(self.requested, self.clock, self._run_waiting, lambda _: POLL_INTERVAL)
+
+    async def _run_waiting(self) -> None:
+        while await self.run_next():
+            pass
 
     async def resolve_interrupted(self) -> None:
         """Answer commands that a previous run took and did not answer, so that their sender does not wait for ever.
