@@ -17,6 +17,7 @@ import structlog
 from catalyst.clock import Clock
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components
+from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.config_reload import ConfigReload
 from catalyst.daemon.runtime.heartbeat import Heartbeat
 from catalyst.daemon.runtime.supervisor import Loop
@@ -38,7 +39,7 @@ from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_sessi
 from catalyst.daemon.trading_state.account_lease import AccountLease
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.session import NEW_YORK
-from catalyst.store.notifications import NotificationListener, listen
+from catalyst.store.notifications import listen
 
 log = structlog.get_logger()
 
@@ -84,8 +85,9 @@ def _build_watchdog(components: Components) -> Watchdog:
 async def _recover_and_run(
     components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
 ) -> ExitCode:
+    command_inserted = ChangeSignal()
     with components.clock.hold():
-        command_listener = await listen(components.store.dsn, COMMAND_CHANNEL)
+        command_listener = await listen(components.store.dsn, COMMAND_CHANNEL, command_inserted.notify)
     try:
         async with components.supervisor.running({"stream": lambda: consume_stream(components)}):
             if not await recover_or_stop(components, stop):
@@ -95,7 +97,7 @@ async def _recover_and_run(
                 deadline = components.clock.now() + MIN_OUTAGE_FLATTEN_TIME
                 await abandon_database(components)
             else:
-                code, deadline = await run_loops(components, lease, command_listener, stop, once=once)
+                code, deadline = await run_loops(components, lease, command_inserted, stop, once=once)
                 if code is not None:
                     return code
         # The loops have ended and the store is abandoned, so only the outage exit can still send.
@@ -110,7 +112,7 @@ async def _recover_and_run(
 async def run_loops(
     components: Components,
     lease: AccountLease,
-    command_listener: NotificationListener,
+    command_inserted: ChangeSignal,
     stop: StopRequest,
     *,
     once: bool,
@@ -137,7 +139,7 @@ async def run_loops(
             components.apply_config,
             stop.reload_requested,
         ).run,
-        "sessions": lambda: run_sessions(components, command_listener, stop, once=once),
+        "sessions": lambda: run_sessions(components, command_inserted, stop, once=once),
     }
     async with components.supervisor.running(loops):
         log.info("daemon_ready", gate=sorted(components.gate.reasons))
@@ -159,13 +161,13 @@ async def consume_stream(components: Components) -> None:
 
 
 async def run_sessions(
-    components: Components, command_listener: NotificationListener, stop: StopRequest, *, once: bool
+    components: Components, command_inserted: ChangeSignal, stop: StopRequest, *, once: bool
 ) -> None:
     """Run one session after the other, from the one that is open or next."""
     clock, day, current_day = components.clock, components.trading_day, components.current_day
     commands = OperatorCommands(
         components.store,
-        command_listener,
+        command_inserted,
         day,
         components.entries,
         components.emergency_stop,

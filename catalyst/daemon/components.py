@@ -27,8 +27,10 @@ from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.reconciliation.stream_consumer import StreamConsumer
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
+from catalyst.daemon.risk.price_cache import PriceCache
 from catalyst.daemon.risk.stop_monitor import StopMonitor
 from catalyst.daemon.runtime.config_reload import replace_config_references
+from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.trading_day.end_of_day import EndOfDay
@@ -115,8 +117,9 @@ def build_components(
     )
     account_status = AccountStatus(store, broker, gate, clock)
     unprotected_time = UnprotectedTime(store, clock, cfg.protection)
+    health = DatabaseHealth(gate, clock, unprotected_time.unprotected_changed)
     protector = PositionProtector(
-        store, ledger, submission, exits, clock, cfg.execution, cfg.positions, unprotected_time, epoch
+        store, ledger, submission, exits, clock, cfg.execution, cfg.positions, unprotected_time, health, epoch
     )
     spool_import = SpoolImport(store, broker, ledger, outage_exit, clock, epoch)
     reconciler = Reconciler(
@@ -131,21 +134,28 @@ def build_components(
         cfg.reconcile,
         cfg.execution,
     )
+    outage_protection = OutageProtection(
+        outage_exit,
+        clock,
+        cfg.execution,
+        cfg.positions,
+        timedelta(minutes=cfg.session.flat_before_close_minutes),
+    )
     stop_monitor = StopMonitor(
         store,
-        market,
-        broker,
+        PriceCache(store, market, broker, clock, cfg.stop_monitor, health),
         exits,
-        protector,
+        submission,
+        ledger,
+        unprotected_time,
+        outage_protection,
+        health,
         clock,
         cfg.stop_monitor,
-        outage_exit,
-        OutageProtection(outage_exit, clock, cfg.execution, cfg.positions),
-        timedelta(minutes=cfg.session.flat_before_close_minutes),
     )
     emergency_stop = EmergencyStop(store, flatten, outage_exit, gate, current_day, clock, cfg.emergency)
     daily_loss_limit = DailyLossLimit(
-        store, broker, ledger, exits, account_status, clock, cfg, emergency_stop
+        store, broker, ledger, exits, account_status, health, clock, cfg, emergency_stop
     )
     scanner = Scanner(broker, market, news, clock, cfg)
     entries = EntryPlacement(

@@ -1,6 +1,7 @@
 """LISTEN connection: receives NOTIFY from the database."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Self
 
 import asyncpg
@@ -9,12 +10,20 @@ from catalyst.store.pool import close_connection, connect, translated_errors
 
 
 class NotificationListener:
-    """One LISTEN: each notification sets `notified`, the caller clears it; `lost` is set when the connection
-    ends."""
+    """One LISTEN: each notification sets `notified`, the caller clears it; `lost` is set when the connection ends.
 
-    def __init__(self, conn: "asyncpg.Connection[asyncpg.Record]", channel: str) -> None:
+    `on_notification` is called at each of both.
+    """
+
+    def __init__(
+        self,
+        conn: "asyncpg.Connection[asyncpg.Record]",
+        channel: str,
+        on_notification: Callable[[], None] | None,
+    ) -> None:
         self.notified = asyncio.Event()
         self.lost = asyncio.Event()
+        self._call = on_notification
         self._conn = conn
         self._channel = channel
         conn.add_termination_listener(self._on_terminated)
@@ -32,12 +41,17 @@ class NotificationListener:
 
     def _on_notification(self, *_: object) -> None:
         self.notified.set()
+        if self._call is not None:
+            self._call()
 
     def _on_terminated(self, _: object) -> None:
         self.lost.set()
-        self.notified.set()  # the waiting task checks for itself
+        self._on_notification()  # the waiting task checks for itself
 
 
-async def listen(dsn: str, channel: str) -> NotificationListener:
+async def listen(
+    dsn: str, channel: str, on_notification: Callable[[], None] | None = None
+) -> NotificationListener:
     """Listen on `channel`: after the return no notification is missed unless `lost` is set."""
-    return await NotificationListener(await connect(dsn, f"catalyst listen {channel}"), channel).start()
+    conn = await connect(dsn, f"catalyst listen {channel}")
+    return await NotificationListener(conn, channel, on_notification).start()

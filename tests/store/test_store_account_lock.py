@@ -58,22 +58,26 @@ def test_account_lock_keys_fit_bigint_and_differ():
 
 async def test_listener_receives_notifications_after_it_opened(store: Store):
     """A notification on the listener's channel sets `notified`."""
-    listener = await listen(store.dsn, "catalyst_commands")
+    calls: list[int] = []
+    listener = await listen(store.dsn, "catalyst_commands", lambda: calls.append(1))
     async with store.statement("other") as conn:
         await conn.execute("SELECT pg_notify('catalyst_answers', '1')")
         await conn.execute("SELECT pg_notify('catalyst_commands', '1')")
     async with asyncio.timeout(10):
         await listener.notified.wait()
     assert not listener.lost.is_set()
+    assert calls == [1]
     await listener.close()
     await listener.close()
 
 
 async def test_lost_listener_connection_wakes_waiters(store: Store):
     """A lost connection sets `lost` and `notified`, so that each waiter wakes and reads the database itself."""
-    listener = await listen(store.dsn, "catalyst_commands")
+    calls: list[int] = []
+    listener = await listen(store.dsn, "catalyst_commands", lambda: calls.append(1))
     await _terminate_sessions(store.dsn, "catalyst listen catalyst_commands")
     async with asyncio.timeout(10):
         await listener.notified.wait()
     assert listener.lost.is_set()
+    assert calls == [1]
     await listener.close()

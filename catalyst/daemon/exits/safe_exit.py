@@ -18,6 +18,7 @@ from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.domain.errors import (
     BrokerError,
@@ -110,10 +111,7 @@ class SafeExit:
     async def run(self) -> None:
         """Run every open intent until the task is cancelled."""
         try:
-            while True:
-                seen_version = self.requested.version
-                await self.start_open_intents()
-                await self.requested.wait(self.clock, POLL_INTERVAL, since=seen_version)
+            await run_on_signal(self.requested, self.clock, self.start_open_intents, lambda _: POLL_INTERVAL)
         finally:
             for task in self._tasks.values():
                 task.cancel()

@@ -10,6 +10,7 @@ from catalyst.clock import Clock
 from catalyst.config.schema import ExecutionConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
 from catalyst.store import orders, proposals
 from catalyst.store.orders import OrderRow
@@ -35,12 +36,12 @@ class EntryExpiry:
 
     async def run(self) -> None:
         """Check every 5 s while an entry waits, otherwise every 30 s; at once when the ledger changes."""
-        while True:
-            seen_version = self.ledger.changed.version
-            has_entries = await self.expire_entries()
-            await self.ledger.changed.wait(
-                self.clock, POLL_INTERVAL if has_entries else IDLE_POLL_INTERVAL, since=seen_version
-            )
+        await run_on_signal(
+            self.ledger.changed,
+            self.clock,
+            self.expire_entries,
+            lambda has_entries: POLL_INTERVAL if has_entries else IDLE_POLL_INTERVAL,
+        )
 
     async def expire_entries(self) -> bool:
         """End expired proposals and never-sent rows; cancel entries not filled within `entry_timeout_seconds`.

@@ -17,7 +17,7 @@ import structlog
 from catalyst.broker.port import Priority
 from catalyst.clock import Clock
 from catalyst.config.schema import ExecutionConfig, PositionsConfig
-from catalyst.daemon.outage.exits import OutageExit, OutageSnapshot
+from catalyst.daemon.outage.exits import OutageExit, OutageFlatResult, OutageSnapshot
 from catalyst.daemon.outage.spool import SpoolEntryKind
 from catalyst.domain.errors import BrokerError, DuplicateOrder, OrderRejected
 from catalyst.domain.ids import client_order_id, is_ours
@@ -49,6 +49,7 @@ class OutageProtection:
     clock: Clock
     cfg: ExecutionConfig
     limits: PositionsConfig
+    flat_before_close: timedelta
     unprotected: set[int] = field(default_factory=set)
     _placeholder_ids: dict[str, int] = field(default_factory=dict)  # symbol → negative id instead of a row's
     _unprotected_since: dict[str, datetime] = field(default_factory=dict)  # by symbol
@@ -209,9 +210,7 @@ class OutageProtection:
             if self._rejection_counts.get(position.symbol, 0) < MAX_REJECTIONS:
                 continue
             reason = f"{CloseReason.EMERGENCY_STOP}: {position.symbol} cannot be protected"
-            result = await self.outage_exit.exit_symbol(
-                position.symbol, reason=reason, by="stop_monitor", within=EXIT_TIMEOUT
-            )
+            result = await self.exit_position(position, reason)
             if result.flat:
                 self._rejection_counts.pop(position.symbol, None)
 
@@ -226,10 +225,19 @@ class OutageProtection:
             if hold_time < max_hold_time:
                 continue
             minutes = int(hold_time.total_seconds() // 60)
-            reason = f"{CloseReason.TIME_LIMIT}: {position.symbol} held {minutes} minutes"
-            await self.outage_exit.exit_symbol(
-                position.symbol, reason=reason, by="stop_monitor", within=EXIT_TIMEOUT
+            await self.exit_position(
+                position, f"{CloseReason.TIME_LIMIT}: {position.symbol} held {minutes} minutes"
             )
+
+    def must_exit_all(self, close: datetime) -> bool:
+        """Return true from `flat_before_close` before the close, unless positions are held over it."""
+        return self.limits.close_all_at_market_close and self.clock.now() >= close - self.flat_before_close
+
+    async def exit_position(self, position: PositionRow, reason: str) -> OutageFlatResult:
+        """Exit one position through the spool; return after EXIT_TIMEOUT at the latest."""
+        return await self.outage_exit.exit_symbol(
+            position.symbol, reason=reason, by="stop_monitor", within=EXIT_TIMEOUT
+        )
 
 
 def _is_entry_side(order: OrderReport, side: PositionSide) -> bool:

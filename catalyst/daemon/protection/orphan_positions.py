@@ -19,6 +19,7 @@ from catalyst.config.schema import PositionsConfig, ReconcileConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import EXITS, WORKING, PositionSide, Purpose, Status, side_for
@@ -61,12 +62,12 @@ class OrphanPositions:
 
     async def run(self) -> None:
         """Check after each new orphan and every CHECK_INTERVAL; every second while one needs another step."""
-        while True:
-            seen_version = self.ledger.orphan_found.version
-            busy = await self.check()
-            await self.ledger.orphan_found.wait(
-                self.clock, BUSY_CHECK_INTERVAL if busy else CHECK_INTERVAL, since=seen_version
-            )
+        await run_on_signal(
+            self.ledger.orphan_found,
+            self.clock,
+            self.check,
+            lambda busy: BUSY_CHECK_INTERVAL if busy else CHECK_INTERVAL,
+        )
 
     async def check(self) -> bool:
         """Do one step for every open orphan; return true while one needs another step soon."""

@@ -17,7 +17,8 @@ from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.protection.unprotected_time import UnprotectedTime, unfilled_entries
-from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.daemon.runtime.database_health import DatabaseHealth
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.ids import unused_client_order_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
@@ -61,55 +62,36 @@ class PositionProtector:
     cfg: ExecutionConfig
     positions_cfg: PositionsConfig
     unprotected_time: UnprotectedTime
+    health: DatabaseHealth
     epoch: int
-    _database_down: bool = False  # true when the last check met a database outage
     _excess_since: dict[int, datetime] = field(default_factory=dict)  # stops exceed the position
     _pending_since: dict[int, datetime] = field(default_factory=dict)  # exits are unacknowledged
     _verified: dict[int, ProtectionFingerprint] = field(default_factory=dict)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
 
-    @property
-    def unprotected(self) -> set[int]:
-        """Ids of the positions without a working stop."""
-        return self.unprotected_time.unprotected
-
-    @property
-    def database_down(self) -> bool:
-        """True when the last check met a database outage."""
-        return self._database_down
-
-    @property
-    def unprotected_changed(self) -> ChangeSignal:
-        """Change signal: one more position is unprotected, or a database outage began."""
-        return self.unprotected_time.unprotected_changed
-
     async def run(self) -> None:
         """Check after every change, and at least every second while a position is unconfirmed."""
         try:
-            while True:
-                seen_version = self.ledger.changed.version
-                has_unconfirmed = await self._check_or_signal_outage()
-                await self.ledger.changed.wait(
-                    self.clock,
-                    UNPROTECTED_CHECK_INTERVAL if has_unconfirmed else CHECK_INTERVAL,
-                    since=seen_version,
-                )
+            await run_on_signal(
+                self.ledger.changed,
+                self.clock,
+                self._check_and_report_health,
+                lambda has_unconfirmed: UNPROTECTED_CHECK_INTERVAL if has_unconfirmed else CHECK_INTERVAL,
+            )
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _check_or_signal_outage(self) -> bool:
-        """Check once. Notify `unprotected_changed` when a database outage begins: protection is then unknown."""
+    async def _check_and_report_health(self) -> bool:
+        """Check once, and report to `health` whether the database could be read."""
         try:
             has_unconfirmed = await self.check()
         except DatabaseUnavailable:
-            if not self._database_down:
-                self._database_down = True
-                self.unprotected_changed.notify()
+            self.health.suspect()
             raise
-        self._database_down = False
+        self.health.clear_suspicion()
         return has_unconfirmed
 
     async def check(self) -> bool:

@@ -37,7 +37,8 @@ class UnprotectedTime:
     clock: Clock
     cfg: ProtectionConfig
     unprotected: set[int] = field(default_factory=set)  # positions without a working stop; by position id
-    unprotected_changed: ChangeSignal = field(default_factory=ChangeSignal)  # one more is unprotected
+    # One more position is unprotected, or a database outage is suspected.
+    unprotected_changed: ChangeSignal = field(default_factory=ChangeSignal)
     _alerted_gaps: set[tuple[int, datetime]] = field(default_factory=set)  # position id and start of the gap
     _last_position_ids: set[int] | None = None  # open at the last check; None: no check in this process run
 

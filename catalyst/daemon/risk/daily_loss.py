@@ -16,6 +16,8 @@ from catalyst.config.schema import Config
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
+from catalyst.daemon.runtime.database_health import DatabaseHealth
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.order import Purpose
@@ -39,6 +41,7 @@ class DailyLossLimit:
     ledger: OrderLedger
     exits: SafeExit
     account_status: AccountStatus
+    health: DatabaseHealth
     clock: Clock
     cfg: Config
     emergency_stop: EmergencyStop
@@ -48,7 +51,6 @@ class DailyLossLimit:
     _stopped: bool = False
     _unrecorded_reason: str | None = None  # reason of a stop that the database has not recorded yet
     _exits_remaining: bool = False  # after such a stop a position remains that could be exited
-    _database_down: bool = False
 
     async def begin(self, cycle: CycleRow) -> None:
         """Check this cycle from now on. A warning or stop that a previous run recorded is not repeated."""
@@ -61,26 +63,25 @@ class DailyLossLimit:
 
     async def run(self) -> None:
         """Check at the interval and after each fill, until cancelled."""
-        while True:
-            version = self.ledger.filled.version
-            await self.check()
-            await self.ledger.filled.wait(
-                self.clock, OUTAGE_CHECK_INTERVAL if self._database_down else CHECK_INTERVAL, since=version
-            )
+        await run_on_signal(
+            self.ledger.filled,
+            self.clock,
+            self.check,
+            lambda in_outage: OUTAGE_CHECK_INTERVAL if in_outage else CHECK_INTERVAL,
+        )
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         """Compute the day's result, warn at the threshold, stop at the limit; then exit positions held too long.
 
-        During a database outage only the broker's equity is used, and the stop is written to the spool.
+        During a database outage only the broker's equity is used, and the stop is written to the spool; return true.
         """
         if self.cycle_id is None:
-            return
+            return False
         try:
             day_pnl = await self._day_pnl()
         except DatabaseUnavailable as error:
             await self._check_in_outage(error)
-            return
-        self._database_down = False
+            return True
         limit = self.cfg.risk.max_daily_loss
         loss = -day_pnl
         warn_at = limit * Decimal(str(self.cfg.risk.warning_threshold_pct)) / 100
@@ -94,6 +95,7 @@ class DailyLossLimit:
         elif loss < warn_at:
             self._warned = False  # warn once per crossing
         await self._exit_overdue()
+        return False
 
     def _is_limit_reached(self, loss: Decimal) -> bool:
         """Return true when the emergency stop must start; false if it has run or is switched off."""
@@ -108,7 +110,7 @@ class DailyLossLimit:
 
     async def _check_in_outage(self, outage: DatabaseUnavailable) -> None:
         """Check the loss by the broker's equity, because the database cannot be read."""
-        self._database_down = True
+        self.health.suspect()
         log.warning("outage_daily_loss_check", error=str(outage))
         if self._unrecorded_reason is not None and self._exits_remaining:
             await self._run_emergency_stop(self._unrecorded_reason)

@@ -16,6 +16,7 @@ from catalyst.broker.port import Broker, MarketData, Priority
 from catalyst.clock import Clock
 from catalyst.concurrency import gather_both
 from catalyst.config.schema import StopMonitorConfig
+from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import PositionSide
 from catalyst.domain.report import Quote, Trade
@@ -96,6 +97,7 @@ class PriceCache:
     broker: Broker
     clock: Clock
     cfg: StopMonitorConfig
+    health: DatabaseHealth
     last_prices: dict[str, LastPrice] = field(default_factory=dict)
     price_ranges: dict[str, PriceRange] = field(default_factory=dict)
     _written_marks: dict[int, Mark] = field(default_factory=dict)  # by position id
@@ -177,12 +179,10 @@ class PriceCache:
         self._written_marks = marks
         self._marks_written_at = now if due else self._marks_written_at
 
-    async def alert_stale_prices(
-        self, held: Sequence[PositionRow], unprotected: Collection[int], *, database_up: bool
-    ) -> None:
+    async def alert_stale_prices(self, held: Sequence[PositionRow], unprotected: Collection[int]) -> None:
         """Alert when held symbols have no valid price for STALE_ALERT_AFTER: only the broker's stop protects them.
 
-        CRITICAL for a symbol in `unprotected` (position ids). With `database_up` false it only logs.
+        CRITICAL for a symbol in `unprotected` (position ids). While the database is down it only logs.
         """
         now, oldest = self.clock.now(), self.oldest_valid
         missing = {
@@ -197,7 +197,7 @@ class PriceCache:
         if not overdue:
             return
         log.error("prices_stale", symbols=overdue)
-        if not database_up:
+        if self.health.is_down:
             return
         unprotected_symbols = {p.symbol for p in held if p.position_id in unprotected}
         async with self.store.tx("alert") as conn:

@@ -14,16 +14,18 @@ from typing import Final
 
 import structlog
 
-from catalyst.broker.port import Broker, MarketData
 from catalyst.clock import Clock
 from catalyst.config.schema import StopMonitorConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
-from catalyst.daemon.outage.exits import OutageExit
+from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.outage.protection import OutageProtection
-from catalyst.daemon.protection.position_protector import CHECK_INTERVAL, PositionProtector
+from catalyst.daemon.protection.position_protector import CHECK_INTERVAL
+from catalyst.daemon.protection.unprotected_time import UnprotectedTime
 from catalyst.daemon.risk.price_cache import LastPrice, PriceCache
 from catalyst.daemon.runtime.change_signal import ChangeSignal
-from catalyst.daemon.trading_state.entry_gate import DATABASE
+from catalyst.daemon.runtime.database_health import DatabaseHealth
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.order import WORKING, PositionSide, Purpose
 from catalyst.domain.position import CloseReason
@@ -34,7 +36,6 @@ from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
-EXIT_TIMEOUT: Final = timedelta(seconds=30)
 # The protector refreshes the last known state every CHECK_INTERVAL; an older state means that it missed a check.
 MAX_STATE_AGE: Final = 2 * CHECK_INTERVAL
 OUTAGE_INTERVAL: Final = timedelta(seconds=5)  # no change is signalled during a database outage
@@ -55,32 +56,34 @@ class Breach:
 WatchedPosition = tuple[str, Decimal, Decimal, PositionRow]
 
 
+@dataclass(frozen=True, slots=True)
+class WatchList:
+    """The checked positions, their orders by position id, and their bounds."""
+
+    held: Sequence[PositionRow] = ()
+    rows: Mapping[int, Sequence[OrderRow]] = field(default_factory=dict)
+    bounds: Sequence[WatchedPosition] = ()
+
+
 @dataclass
 class StopMonitor:
     """Checks the prices of every held position against its stop and target."""
 
     store: Store
-    market: MarketData
-    broker: Broker
+    prices: PriceCache
     exits: SafeExit
-    protector: PositionProtector
+    submission: OrderSubmission
+    ledger: OrderLedger
+    unprotected_time: UnprotectedTime
+    outage_protection: OutageProtection
+    health: DatabaseHealth
     clock: Clock
     cfg: StopMonitorConfig
-    outage_exit: OutageExit
-    outage_protection: OutageProtection
-    flat_before_close: timedelta
-    prices: PriceCache = field(init=False)
-    _held: Sequence[PositionRow] = ()
-    _rows: Mapping[int, Sequence[OrderRow]] = field(default_factory=dict)
-    _watched: Sequence[WatchedPosition] = ()
+    _watched: WatchList = field(default_factory=WatchList)
     _breaches: dict[int, Breach] = field(default_factory=dict)  # by position id
-    _database_down: bool = False
-    _database_suspect: bool = False  # a tick failed with a database error: read it again
     _refresh_requested: ChangeSignal = field(default_factory=ChangeSignal)  # requests a price refresh at once
+    _checked_version: int | None = None  # version of `unprotected_changed` at the last completed tick
     _tick_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def __post_init__(self) -> None:
-        self.prices = PriceCache(self.store, self.market, self.broker, self.clock, self.cfg)
 
     async def run(self) -> None:
         """Run two loops until cancelled, so that a slow response with prices does not delay the checks.
@@ -93,45 +96,54 @@ class StopMonitor:
             await self._run_checks()
 
     async def _run_checks(self) -> None:
-        woken = True
-        while True:
-            version = self.protector.unprotected_changed.version
-            await self.check_positions()
-            if woken or any(position.symbol not in self.prices.last_prices for position in self._held):
-                self._refresh_requested.notify()
-            woken = await self.protector.unprotected_changed.wait(self.clock, self._interval(), since=version)
+        await run_on_signal(
+            self.unprotected_time.unprotected_changed,
+            self.clock,
+            self._check_and_request_refresh,
+            self._interval,
+        )
 
     async def _run_price_refresh(self) -> None:
-        while True:
-            version = self._refresh_requested.version
-            await self.refresh_prices()
-            await self.check_positions(read_broker=False)
-            await self._refresh_requested.wait(self.clock, self._interval(), since=version)
+        await run_on_signal(self._refresh_requested, self.clock, self._refresh_and_check, self._interval)
 
-    def _interval(self) -> timedelta:
+    async def _check_and_request_refresh(self) -> None:
+        """Check the positions; request prices when the signal changed, or when a position has none."""
+        version = self.unprotected_time.unprotected_changed.version
+        await self.check_positions()
+        if version != self._checked_version or any(
+            position.symbol not in self.prices.last_prices for position in self._watched.held
+        ):
+            self._refresh_requested.notify()
+        self._checked_version = version
+
+    async def _refresh_and_check(self) -> None:
+        await self.refresh_prices()
+        await self.check_positions(read_broker=False)
+
+    def _interval(self, _: None) -> timedelta:
         """Return the pause until the next round of each loop."""
         urgent = bool(self._unprotected or self._breaches)
-        if self._database_down:
+        if self.health.is_down:
             return OUTAGE_URGENT_INTERVAL if urgent else OUTAGE_INTERVAL
         return timedelta(seconds=self.cfg.unprotected_every_seconds if urgent else self.cfg.every_seconds)
 
     @property
     def _unprotected(self) -> set[int]:
         """Return the ids of positions without a stop at the broker, from the component that protects them now."""
-        return self.outage_protection.unprotected if self._database_down else self.protector.unprotected
+        return (
+            self.outage_protection.unprotected if self.health.is_down else self.unprotected_time.unprotected
+        )
 
     async def refresh_prices(self) -> None:
         """Refresh the prices of the held positions and write them as marks."""
-        open_positions = self._held if self._database_down else self.protector.ledger.last_known.positions
+        open_positions = self._watched.held if self.health.is_down else self.ledger.last_known.positions
         held = [position for position in open_positions if self._can_exit(position)]
         if not held:
             return
         await self.prices.refresh(held)
         held_in_session = held if self.exits.market_open else []
-        await self.prices.alert_stale_prices(
-            held_in_session, self._unprotected, database_up=not self._database_down
-        )
-        if not self._database_down:
+        await self.prices.alert_stale_prices(held_in_session, self._unprotected)
+        if not self.health.is_down:
             await self.prices.write_marks(held)
 
     async def check_positions(self, *, read_broker: bool = True) -> None:
@@ -145,13 +157,13 @@ class StopMonitor:
                 await self._load_positions(read_broker=read_broker)
                 if not self.exits.market_open:
                     return  # no stop triggers outside the session, and no exit is possible
-                if self._database_down and self._is_day_ending():
-                    await self._exit_all(self._held)
+                if self.health.is_down and self._is_day_ending():
+                    await self._exit_all(self._watched.held)
                     return
                 for position in self._near_level():
                     await self._check_position(position)
             except DatabaseUnavailable:
-                self._database_suspect = True
+                self.health.suspect()
                 raise
 
     # -- holdings
@@ -161,15 +173,14 @@ class StopMonitor:
 
         Sources in this order: the last known state while it is current, the database, the broker.
         """
-        if self._database_down and not read_broker:
+        if self.health.is_down and not read_broker:
             return
-        ledger, now = self.protector.ledger, self.clock.now()
-        version = ledger.changed.version
-        is_current = ledger.last_known.is_current(version=version, since=now - MAX_STATE_AGE)
-        if not is_current or self._database_down or self._database_suspect or self.protector.database_down:
+        last_known, now = self.ledger.last_known, self.clock.now()
+        version = self.ledger.changed.version
+        if not self.health.is_up or not last_known.is_current(version=version, since=now - MAX_STATE_AGE):
             await self._read_positions(version, now)
-        if not self._database_down:
-            self._set_watched(ledger.last_known.positions, ledger.last_known.orders)
+        if not self.health.is_down:
+            self._set_watched(last_known.positions, last_known.orders)
 
     async def _read_positions(self, ledger_version: int, now: datetime) -> None:
         """Read positions and orders from the database; during an outage from the broker, and protect them."""
@@ -178,8 +189,7 @@ class StopMonitor:
                 held = await positions.open_positions(conn)
                 rows = await orders.of_positions(conn, [position.position_id for position in held])
         except DatabaseUnavailable as error:
-            self.exits.submission.gate.close(DATABASE, "the database cannot be reached")
-            self._database_down, self._database_suspect = True, False
+            self.health.mark_down()
             broker_positions, known_orders = await self.outage_protection.check()
             log.warning("outage_monitoring", positions=len(broker_positions), error=str(error))
             self._set_watched(broker_positions, known_orders)
@@ -188,15 +198,15 @@ class StopMonitor:
                 if self.exits.market_open:
                     await self.outage_protection.exit_overdue(broker_positions)
             return
-        self.protector.ledger.last_known.update(held, rows, version=ledger_version, read_at=now)
-        self._database_down = self._database_suspect = False
+        self.ledger.last_known.update(held, rows, version=ledger_version, read_at=now)
+        self.health.mark_up()
 
     def _set_watched(self, held: Sequence[PositionRow], rows: Mapping[int, Sequence[OrderRow]]) -> None:
         """Replace the checked positions; `rows` are their orders by position id."""
-        if held is self._held and rows is self._rows:
+        if held is self._watched.held and rows is self._watched.rows:
             return
-        self._held, self._rows = held, rows
-        self._watched = [_watch_bounds(position, rows.get(position.position_id, ())) for position in held]
+        bounds = [_watch_bounds(position, rows.get(position.position_id, ())) for position in held]
+        self._watched = WatchList(held, rows, bounds)
         ids = {position.position_id for position in held}
         self._breaches = {
             position_id: breach for position_id, breach in self._breaches.items() if position_id in ids
@@ -204,7 +214,7 @@ class StopMonitor:
 
     def _can_exit(self, position: PositionRow) -> bool:
         """Return false for a position that an outage exit has sold and the database does not show yet."""
-        return self._database_down or position.symbol not in self.protector.submission.outage_symbols
+        return self.health.is_down or position.symbol not in self.submission.outage_symbols
 
     def _is_day_ending(self) -> bool:
         """Return true from the time when everything must be exited before the close.
@@ -214,19 +224,15 @@ class StopMonitor:
         session = self.exits.current_day.session
         return (
             session is not None
-            and self.outage_protection.limits.close_all_at_market_close
             and self.exits.market_open
-            and self.clock.now() >= session.close - self.flat_before_close
+            and self.outage_protection.must_exit_all(session.close)
         )
 
     async def _exit_all(self, held: Sequence[PositionRow]) -> None:
         for position in held:
-            await self._exit_in_outage(position, f"{CloseReason.MARKET_CLOSE}: {position.symbol}")
-
-    async def _exit_in_outage(self, position: PositionRow, reason: str) -> None:
-        await self.outage_exit.exit_symbol(
-            position.symbol, reason=reason, by="stop_monitor", within=EXIT_TIMEOUT
-        )
+            await self.outage_protection.exit_position(
+                position, f"{CloseReason.MARKET_CLOSE}: {position.symbol}"
+            )
 
     # -- prices
 
@@ -235,7 +241,7 @@ class StopMonitor:
         price_ranges = self.prices.price_ranges
         near = [
             position
-            for symbol, floor, ceiling, position in self._watched
+            for symbol, floor, ceiling, position in self._watched.bounds
             if (prices := price_ranges.get(symbol)) is not None
             and (prices[0] <= floor or prices[1] >= ceiling)
         ]
@@ -243,7 +249,7 @@ class StopMonitor:
             ids = {position.position_id for position in near}
             near += [
                 position
-                for position in self._held
+                for position in self._watched.held
                 if position.position_id in self._breaches and position.position_id not in ids
             ]
         return [position for position in near if self._can_exit(position)]
@@ -255,7 +261,7 @@ class StopMonitor:
         if last_price is None or evidence is None:
             return
         at, price = evidence
-        rows = self._rows.get(position.position_id, ())
+        rows = self._watched.rows.get(position.position_id, ())
         reason = self._confirmed_breach(position, rows, at, price, last_price)
         if reason is not None:
             await self._enforce(position, price, reason)
@@ -323,13 +329,13 @@ class StopMonitor:
             stop=str(position.stop_loss),
             reason=reason,
         )
-        if not self._database_down:
+        if not self.health.is_down:
             await self.exits.request(
                 position.position_id, reason=reason, purpose=Purpose.EXIT, by="stop_monitor"
             )
             return
         self._breaches.pop(position.position_id, None)
-        await self._exit_in_outage(position, reason)
+        await self.outage_protection.exit_position(position, reason)
 
 
 def _watch_bounds(position: PositionRow, rows: Sequence[OrderRow]) -> WatchedPosition:

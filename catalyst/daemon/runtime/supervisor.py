@@ -6,11 +6,11 @@ process: two daemons must not trade one account.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NoReturn, TypeVar
 
 import structlog
 
@@ -28,6 +28,7 @@ from catalyst.domain.invariants import Invariant
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
 Loop = Callable[[], Coroutine[Any, Any, None]]
 
 RESTART_PAUSE: Final = timedelta(seconds=2)
@@ -100,6 +101,19 @@ class Supervisor:
         self.gate.enter_safe_mode(
             Invariant.I23, f"loop {name} failed and was restarted: {type(error).__name__}: {error}"
         )
+
+
+async def run_on_signal(
+    signal: ChangeSignal, clock: Clock, step: Callable[[], Awaitable[T]], pause: Callable[[T], timedelta]
+) -> NoReturn:
+    """Call `step` until it raises or is cancelled: after each change of `signal`, and at the latest after a pause.
+
+    `pause` gets the result of the step and returns market time. A change during a step starts the next one at once.
+    """
+    while True:
+        version = signal.version
+        result = await step()
+        await signal.wait(clock, pause(result), since=version)
 
 
 def _leaf_errors(error: BaseException) -> Iterator[BaseException]:

@@ -7,11 +7,13 @@ from typing import Final
 
 import structlog
 
-from catalyst.clock import Clock, wait
+from catalyst.clock import Clock
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
+from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.current_day import CurrentDay
@@ -23,7 +25,6 @@ from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.store import commands, cycles, latches, positions
 from catalyst.store.commands import Command
-from catalyst.store.notifications import NotificationListener
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -44,7 +45,7 @@ class OperatorCommands:
     """Executes waiting commands in order."""
 
     store: Store
-    listener: NotificationListener
+    requested: ChangeSignal  # notified when a command was inserted
     trading_day: TradingDay
     entries: EntryPlacement
     emergency_stop: EmergencyStop
@@ -59,11 +60,11 @@ class OperatorCommands:
     async def run(self) -> None:
         """Resolve interrupted commands, then execute new ones until cancelled."""
         await self.resolve_interrupted()
-        while True:
-            await wait(self.clock, self.listener.notified, POLL_INTERVAL)
-            self.listener.notified.clear()
-            while await self.run_next():
-                pass
+        await run_on_signal(self.requested, self.clock, self._run_waiting, lambda _: POLL_INTERVAL)
+
+    async def _run_waiting(self) -> None:
+        while await self.run_next():
+            pass
 
     async def resolve_interrupted(self) -> None:
         """Answer commands that a previous run took and did not answer, so that their sender does not wait for ever.
