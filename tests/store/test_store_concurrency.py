@@ -14,6 +14,8 @@ from store.raw_rows import AT, CYCLE, RawRows
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
+from catalyst.config.current import CurrentConfig
+from catalyst.config.schema import Config
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.domain.errors import StaleOrder
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
@@ -127,7 +129,8 @@ async def test_concurrent_reports_book_each_fill_once(concurrent_store: Store, c
     """Stream, poll, reconciliation and recovery tell of the same two fills, ten of each at once: each is booked
     once, the position holds the last word, and its cost is theirs."""
     asking = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
-    ledgers = [OrderLedger(concurrent_store, asking, clock, 1) for _ in range(CONNECTIONS)]
+    config = CurrentConfig(Config())
+    ledgers = [OrderLedger(concurrent_store, asking, clock, 1, config) for _ in range(CONNECTIONS)]
     for turn in range(ROUNDS):
         order_id = await insert_submitted(
             concurrent_store, new_order(f"f-{turn}", f"S{turn:03}".translate(LETTERS))

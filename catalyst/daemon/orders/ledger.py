@@ -14,7 +14,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
-from catalyst.config.schema import ReconcileConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.changes import (
     OrderChanges,
     changes_of_batch,
@@ -65,12 +65,12 @@ class OrderLedger:
     broker: Broker
     clock: Clock
     epoch: int
+    config: CurrentConfig
     changed: ChangeSignal = field(default_factory=ChangeSignal)
     filled: ChangeSignal = field(default_factory=ChangeSignal)
     reconcile_requested: ChangeSignal = field(default_factory=ChangeSignal)  # full pass needed now
     unknown_broker_ids: set[str] = field(default_factory=set)  # reported broker ids without a row
     last_known: LastKnownState = field(default_factory=LastKnownState)
-    cfg: ReconcileConfig = field(default_factory=ReconcileConfig)  # `orphans`: adopt external shares or not
     # Notified when orphan shares appear or their number changes.
     orphan_found: ChangeSignal = field(default_factory=ChangeSignal)
     stale_reports: int = 0
@@ -686,7 +686,7 @@ class OrderLedger:
         if entry.position_id is not None or is_ours(entry.client_order_id):
             return True
         is_today = trading_date(fill.at) == trading_date(self.clock.now())
-        adopts = self.cfg.orphans != "alert"
+        adopts = self.config.reconcile.orphans != "alert"
         return adopts and not entry.filled_qty and is_today and entry.symbol in self.last_known.symbols
 
     async def _legs(self, conn: "Conn", entry: OrderRow) -> list[OrderRow]:

@@ -13,7 +13,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
-from catalyst.config.schema import ExecutionConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import (
@@ -51,7 +51,7 @@ class OrderSubmission:
     ledger: OrderLedger
     gate: EntryGate
     clock: Clock
-    cfg: ExecutionConfig
+    config: CurrentConfig
     epoch: int
     unresolved: dict[int, OrderRow] = field(default_factory=dict)  # sent, outcome unknown; by order id
     outage_symbols: set[str] = field(default_factory=set)  # symbols that the outage exit is closing
@@ -296,7 +296,7 @@ class OrderSubmission:
         """Return when an entry's signal becomes too old; None for an exit, which never does."""
         if row.order_purpose is not Purpose.ENTRY:
             return None
-        return at + timedelta(seconds=self.cfg.signal_max_age_seconds)
+        return at + timedelta(seconds=self.config.execution.signal_max_age_seconds)
 
     # -- resolve a submitted row without a broker id
 

@@ -16,7 +16,7 @@ import structlog
 
 from catalyst.broker.port import Broker, MarketData
 from catalyst.clock import Clock
-from catalyst.config.schema import StopMonitorConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.outage.exits import OutageExit
 from catalyst.daemon.outage.protection import OutageProtection
@@ -64,10 +64,9 @@ class StopMonitor:
     exits: SafeExit
     protector: PositionProtector
     clock: Clock
-    cfg: StopMonitorConfig
+    config: CurrentConfig
     outage_exit: OutageExit
     outage_protection: OutageProtection
-    flat_before_close: timedelta
     prices: PriceCache = field(init=False)
     _held: Sequence[PositionRow] = ()
     _rows: Mapping[int, Sequence[OrderRow]] = field(default_factory=dict)
@@ -79,7 +78,7 @@ class StopMonitor:
     _tick_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
-        self.prices = PriceCache(self.store, self.market, self.broker, self.clock, self.cfg)
+        self.prices = PriceCache(self.store, self.market, self.broker, self.clock, self.config)
 
     async def run(self) -> None:
         """Run two loops until cancelled, so that a slow response with prices does not delay the checks.
@@ -112,7 +111,8 @@ class StopMonitor:
         urgent = bool(self._unprotected or self._breaches)
         if self._database_down:
             return OUTAGE_URGENT_INTERVAL if urgent else OUTAGE_INTERVAL
-        return timedelta(seconds=self.cfg.unprotected_every_seconds if urgent else self.cfg.every_seconds)
+        config = self.config.stop_monitor
+        return timedelta(seconds=config.unprotected_every_seconds if urgent else config.every_seconds)
 
     @property
     def _unprotected(self) -> set[int]:
@@ -215,9 +215,9 @@ class StopMonitor:
         session = self.exits.current_day.session
         return (
             session is not None
-            and self.outage_protection.limits.close_all_at_market_close
+            and self.config.positions.close_all_at_market_close
             and self.exits.market_open
-            and self.clock.now() >= session.close - self.flat_before_close
+            and self.clock.now() >= session.flatten_at(self.config.session.flat_before_close_minutes)
         )
 
     async def _exit_all(self, held: Sequence[PositionRow]) -> None:
@@ -311,7 +311,7 @@ class StopMonitor:
             else max(breach.observations, 2 if quote_crossed else 1)
         )
         self._breaches[position.position_id] = Breach(breach.since, max(at, breach.latest), observations)
-        grace_is_over = now - breach.since >= timedelta(seconds=self.cfg.grace_seconds)
+        grace_is_over = now - breach.since >= timedelta(seconds=self.config.stop_monitor.grace_seconds)
         return reason if observations > 1 and grace_is_over else None
 
     async def _enforce(self, position: PositionRow, price: Decimal, reason: str) -> None:
