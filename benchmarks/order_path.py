@@ -36,6 +36,7 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.order_payload import build_payload
 from catalyst.broker.port import Priority
 from catalyst.clock import SystemClock
+from catalyst.config.current import CurrentConfig
 from catalyst.config.schema import Config
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
@@ -197,11 +198,12 @@ async def measure_lifecycles(
                 broker = AlpacaBroker(clock, base_url=url, key="k", secret="s", rate_limit=1_000_000)
                 stack.push_async_callback(broker.close)
             gate = EntryGate(reasons={})
-            ledger = OrderLedger(store, broker, clock, 1)
+            config = CurrentConfig(Config())
+            ledger = OrderLedger(store, broker, clock, 1, config)
             return OrderPath(
                 store,
                 ledger,
-                OrderSubmission(store, broker, ledger, gate, clock, Config().execution, 1),
+                OrderSubmission(store, broker, ledger, gate, clock, config, 1),
                 symbols,
             )
 
@@ -423,10 +425,9 @@ async def measure_wal_syncs(url: str, dsn: str) -> list[Row]:
         before = await read_wal_syncs(dsn)
         store = await open_store(dsn, clock)
         broker: Any = BareBroker(await BarePost.open(url))
-        ledger = OrderLedger(store, broker, clock, 1)
-        execution = OrderSubmission(
-            store, broker, ledger, EntryGate(reasons={}), clock, Config().execution, 1
-        )
+        config = CurrentConfig(Config())
+        ledger = OrderLedger(store, broker, clock, 1, config)
+        execution = OrderSubmission(store, broker, ledger, EntryGate(reasons={}), clock, config, 1)
         path = OrderPath(store, ledger, execution, SymbolSequence(SYMBOLS + 100))
         step = lifecycle_of(path, perf_counter_ns)
         for number in range(lifecycles):

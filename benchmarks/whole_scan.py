@@ -19,6 +19,7 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
 from catalyst.clock import ScaledClock
+from catalyst.config.current import CurrentConfig
 from catalyst.config.schema import Config
 from catalyst.daemon.trading_day.scan_records import records_of
 from catalyst.daemon.trading_day.scanner import Scanner
@@ -64,8 +65,8 @@ async def _measure(folder: Path, dsn: str) -> list[tuple[str, float, str]]:
     broker = AlpacaBroker(clock, base_url=url, rate_limit=RATE, **keys)
     market = AlpacaMarketData(clock, base_url=url, rate_limit=RATE, **keys)
     news = AlpacaNews(clock, base_url=url, rate_limit=RATE, **keys)
-    cfg = Config.model_validate({"universe": {"listings_file": str(folder / "listings.csv")}})
-    scanner = Scanner(broker, market, news, clock, cfg)
+    config = Config.model_validate({"universe": {"listings_file": str(folder / "listings.csv")}})
+    scanner = Scanner(broker, market, news, clock, CurrentConfig(config))
     store = await open_store(dsn, clock)
     session = (await broker.calendar(DAY, DAY))[0]
     await scanner.prepare(session)

@@ -134,9 +134,9 @@ async def run_loops(
         "heartbeat": Heartbeat(components.store, components.clock, components.epoch).run,
         "config_reload": ConfigReload(
             components.settings,
+            components.config,
             components.store,
             components.clock,
-            components.apply_config,
             stop.reload_requested,
         ).run,
         "sessions": lambda: run_sessions(components, command_inserted, stop, once=once),
@@ -149,7 +149,7 @@ async def run_loops(
         components.gate.close("stopping", stop.reason)
         if not stop.flatten:
             return stop.exit_code, components.clock.now()
-        within = timedelta(seconds=components.settings.config.shutdown.flatten_timeout_seconds)
+        within = timedelta(seconds=components.config.shutdown.flatten_timeout_seconds)
         deadline = components.clock.now() + within
         return await flatten_or_none(components, stop, deadline), deadline
 
@@ -187,7 +187,7 @@ async def run_sessions(
         current_day.set_session(session)
         # Close a day that a crash left open now, not at the next day's start.
         if clock.now() < session.open:
-            to_be_flat = components.settings.config.positions.close_all_at_market_close
+            to_be_flat = components.config.positions.close_all_at_market_close
             await components.end_of_day.close_missed_days(session.day, to_be_flat=to_be_flat)
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
         await clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
@@ -195,7 +195,7 @@ async def run_sessions(
         async with components.supervisor.running(
             {"commands": commands.run, "enforce_flat": day.enforce_flat}
         ):
-            jobs = remaining(market_day(session, components.settings.config), clock.now())
+            jobs = remaining(market_day(session, components.config.in_force), clock.now())
             await run_schedule(jobs, clock, day.run)
         current_day.mark_finished()
         if once:

@@ -1,15 +1,14 @@
 """Components of a running daemon; each receives only what it may use."""
 
 import asyncio
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, field
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
 from catalyst.broker.trade_updates import AlpacaTradeUpdates
 from catalyst.clock import Clock
-from catalyst.config.schema import Config
+from catalyst.config.current import CurrentConfig
 from catalyst.config.settings import Settings
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
@@ -29,7 +28,6 @@ from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
 from catalyst.daemon.risk.price_cache import PriceCache
 from catalyst.daemon.risk.stop_monitor import StopMonitor
-from catalyst.daemon.runtime.config_reload import replace_config_references
 from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
@@ -47,11 +45,12 @@ from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store.pool import Store
 
 
-@dataclass
+@dataclass(frozen=True)
 class Components:
-    """All components of a running daemon."""
+    """All components of a running daemon. `settings` are those of the start, `config` is the configuration in force."""
 
     settings: Settings
+    config: CurrentConfig
     clock: Clock
     store: Store
     broker: AlpacaBroker
@@ -83,12 +82,6 @@ class Components:
     epoch: int
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def apply_config(self, config: Config) -> None:
-        """Give every component the new values. A running scan or flatten ends with the old ones."""
-        old = self.settings.config
-        self.settings = replace(self.settings, config=config)
-        replace_config_references(old, config, [self])
-
 
 def build_components(
     settings: Settings,
@@ -105,21 +98,21 @@ def build_components(
     lease: AccountLease,
 ) -> Components:
     """Build every component with what it may use."""
-    cfg = settings.config
+    config = CurrentConfig(settings.config)
     gate.close("stream", "trade updates are not connected yet")
     current_day = CurrentDay(store, gate, clock)
-    ledger = OrderLedger(store, broker, clock, epoch, cfg=cfg.reconcile)
-    submission = OrderSubmission(store, broker, ledger, gate, clock, cfg.execution, epoch)
+    ledger = OrderLedger(store, broker, clock, epoch, config)
+    submission = OrderSubmission(store, broker, ledger, gate, clock, config, epoch)
     exits = SafeExit(store, broker, ledger, submission, current_day, clock, epoch)
     flatten = Flatten(store, broker, ledger, submission, exits, gate, clock, proofs)
     outage_exit = OutageExit(
         broker.with_permit(OutagePermit(lease)), submission.requests, ledger.last_known, spool, proofs, clock
     )
     account_status = AccountStatus(store, broker, gate, clock)
-    unprotected_time = UnprotectedTime(store, clock, cfg.protection)
+    unprotected_time = UnprotectedTime(store, clock, config)
     health = DatabaseHealth(gate, clock, unprotected_time.unprotected_changed)
     protector = PositionProtector(
-        store, ledger, submission, exits, clock, cfg.execution, cfg.positions, unprotected_time, health, epoch
+        store, ledger, submission, exits, clock, config, unprotected_time, health, epoch
     )
     spool_import = SpoolImport(store, broker, ledger, outage_exit, clock, epoch)
     reconciler = Reconciler(
@@ -131,19 +124,12 @@ def build_components(
         account_status,
         spool_import,
         clock,
-        cfg.reconcile,
-        cfg.execution,
+        config,
     )
-    outage_protection = OutageProtection(
-        outage_exit,
-        clock,
-        cfg.execution,
-        cfg.positions,
-        timedelta(minutes=cfg.session.flat_before_close_minutes),
-    )
+    outage_protection = OutageProtection(outage_exit, clock, config)
     stop_monitor = StopMonitor(
         store,
-        PriceCache(store, market, broker, clock, cfg.stop_monitor, health),
+        PriceCache(store, market, broker, clock, config, health),
         exits,
         submission,
         ledger,
@@ -151,15 +137,15 @@ def build_components(
         outage_protection,
         health,
         clock,
-        cfg.stop_monitor,
+        config,
     )
-    emergency_stop = EmergencyStop(store, flatten, outage_exit, gate, current_day, clock, cfg.emergency)
+    emergency_stop = EmergencyStop(store, flatten, outage_exit, gate, current_day, clock, config)
     daily_loss_limit = DailyLossLimit(
-        store, broker, ledger, exits, account_status, health, clock, cfg, emergency_stop
+        store, broker, ledger, exits, account_status, health, clock, config, emergency_stop
     )
-    scanner = Scanner(broker, market, news, clock, cfg)
+    scanner = Scanner(broker, market, news, clock, config)
     entries = EntryPlacement(
-        store, broker, market, submission, gate, current_day, clock, cfg, settings.session_mode
+        store, broker, market, submission, gate, current_day, clock, config, settings.session_mode
     )
     end_of_day = EndOfDay(store, broker, reconciler, flatten, current_day, clock)
     trading_day = TradingDay(
@@ -175,11 +161,12 @@ def build_components(
         end_of_day=end_of_day,
         current_day=current_day,
         clock=clock,
-        cfg=cfg,
+        config=config,
         mode=settings.session_mode,
     )
     return Components(
         settings=settings,
+        config=config,
         clock=clock,
         store=store,
         broker=broker,
@@ -191,14 +178,12 @@ def build_components(
         submission=submission,
         exits=exits,
         protector=protector,
-        entry_expiry=EntryExpiry(store, ledger, submission, clock, cfg.execution),
+        entry_expiry=EntryExpiry(store, ledger, submission, clock, config),
         stop_monitor=stop_monitor,
         emergency_stop=emergency_stop,
         daily_loss_limit=daily_loss_limit,
         reconciler=reconciler,
-        orphans=OrphanPositions(
-            store, broker, ledger, submission, exits, clock, cfg.reconcile, cfg.positions, epoch
-        ),
+        orphans=OrphanPositions(store, broker, ledger, submission, exits, clock, config, epoch),
         stream_consumer=StreamConsumer(stream, ledger, gate, reconciler, store, clock),
         flatten=flatten,
         outage_exit=outage_exit,
@@ -208,7 +193,7 @@ def build_components(
         trading_day=trading_day,
         supervisor=Supervisor(gate, clock, reconciler.requested),
         safe_mode=SafeMode(store, gate, clock, proofs, epoch),
-        shorting_lock=ShortingLock(broker, store, clock, cfg.trading),
+        shorting_lock=ShortingLock(broker, store, clock, config),
         startup_survey=StartupSurvey(store, gate, clock),
         epoch=epoch,
     )

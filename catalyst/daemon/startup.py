@@ -256,10 +256,7 @@ async def recover_or_stop(components: Components, stop: StopRequest) -> bool:
             log.warning("recovery_without_stream", state=components.stream.state)
         await _recover(components)
 
-    within = (
-        timedelta(seconds=components.settings.config.shutdown.flatten_timeout_seconds)
-        - MIN_OUTAGE_FLATTEN_TIME
-    )
+    within = timedelta(seconds=components.config.shutdown.flatten_timeout_seconds) - MIN_OUTAGE_FLATTEN_TIME
     beginning = asyncio.create_task(begin(), name="recovery")
     asked = asyncio.create_task(stop.requested.wait())
     late = None

@@ -11,6 +11,8 @@ import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
+from catalyst.config.current import CurrentConfig
+from catalyst.config.schema import Config
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.domain import order as order_machine
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
@@ -153,7 +155,7 @@ async def ledger_setup(store: Store, clock: ManualClock) -> AsyncIterator[Ledger
     async with store.read() as conn:
         await RawRows(conn).insert_day()
     broker = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
-    yield LedgerSetup(store, OrderLedger(store, broker, clock, 1))
+    yield LedgerSetup(store, OrderLedger(store, broker, clock, 1, CurrentConfig(Config())))
     await broker.close()
 
 

@@ -12,6 +12,8 @@ from store.raw_rows import AT, CYCLE, RawRows
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
+from catalyst.config.current import CurrentConfig
+from catalyst.config.schema import Config
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.domain.errors import StaleOrder
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
@@ -132,7 +134,8 @@ async def test_concurrent_reports_book_each_fill_once(concurrent_store: Store, c
     """Twenty sources report two fills at once, ten reports each: each fill is booked once, and the position
     has the final quantity and the cost of both."""
     broker = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
-    ledgers = [OrderLedger(concurrent_store, broker, clock, 1) for _ in range(CONNECTIONS)]
+    config = CurrentConfig(Config())
+    ledgers = [OrderLedger(concurrent_store, broker, clock, 1, config) for _ in range(CONNECTIONS)]
     for turn in range(ROUNDS):
         order_id = await insert_submitted(
             concurrent_store, new_order(f"f-{turn}", f"S{turn:03}".translate(LETTERS))

@@ -1,10 +1,12 @@
 """Configuration reload during the day (F097), with valid and invalid files."""
 
+import ast
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ import orjson
 import pytest
 import yaml
 
+import catalyst
 from catalyst.config.loader import load
-from catalyst.daemon.runtime.config_reload import changed_values
+from catalyst.daemon.runtime.config_reload import START_ONLY_KEYS, changed_values
 from catalyst.daemon.shutdown import stop_on_signals
+from catalyst.simulator.market.interface import SnapshotColumns
+from tests.changed_config import changed_config
 from tests.dbfaults.postgres_proxy import open_proxy
-from tests.stories.scenario import Facts, Scenario, open_scenario
+from tests.stories.scenario import Facts, Scenario, ScenarioMarket, open_scenario
 
 RELOAD_WAIT_SECONDS = 65
 
@@ -63,42 +68,111 @@ async def config_changes(scenario: Scenario) -> list[Facts]:
 async def test_config_change_is_applied_within_a_minute(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every component gets the new values, open positions keep their stop, and the change is recorded."""
+    """The components act by the new values: a resting entry and a held position reach their new, shorter times.
+    The position keeps its stop until then, and the change is recorded."""
     async with open_scenario_with_config_file(database, tmp_path, monkeypatch) as (scenario, write_config):
         assert scenario.components is not None
+        scenario.print_trade("MSFT", "190.00")
         await scenario.given_position("AAPL", 20)
-        old = scenario.components.settings.config
+        await scenario.submit_entry("MSFT", 10, limit="170.00", stop="160.00", target="195.00")
+        config = scenario.components.config
+        old = config.in_force
         write_config(
             risk={"max_daily_loss": 500, "max_positions": 2},
-            positions={"default_stop_loss_pct": 1.0},
-            stop_monitor={"every_seconds": 10},
+            positions={"default_stop_loss_pct": 1.0, "max_hold_time_minutes": 5},
             execution={"entry_timeout_seconds": 60},
-            reconcile={"every_seconds": 30},
         )
         await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
-        new = scenario.components.settings.config
-        assert new.risk.max_daily_loss == Decimal(500)
-        components = scenario.components
-        assert components.daily_loss_limit.cfg is components.scanner.cfg is components.trading_day.cfg is new
-        assert (
-            components.submission.cfg
-            is components.protector.cfg
-            is components.entry_expiry.cfg
-            is new.execution
-        )
-        assert (components.reconciler.cfg, components.reconciler.polling_cfg) == (
-            new.reconcile,
-            new.execution,
-        )
-        assert components.stop_monitor.cfg is new.stop_monitor
+        assert config.risk.max_daily_loss == Decimal(500)
+        [event] = await config_changes(scenario)
+        assert event["changes"].keys() == changed_values(old, config.in_force).keys()
+        assert event["changes"]["risk.max_daily_loss"] == ["2000.00", "500"]
+        assert event["fingerprint"] == config.in_force.fingerprint
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["stop_loss"] == Decimal("188.00")
-        [event] = await config_changes(scenario)
-        assert event["changes"].keys() == changed_values(old, new).keys()
-        assert event["changes"]["risk.max_daily_loss"] == ["2000.00", "500"]
-        assert event["fingerprint"] == new.fingerprint
+        await scenario.advance(seconds=15)
+        assert (await scenario.orders("MSFT"))[0]["cancel_reason"] == "ENTRY_TIMEOUT"
+        assert scenario.held_qty("AAPL") == 20
+        await scenario.advance(minutes=5)
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert position["close_reason"].startswith("TIME_LIMIT")
         await scenario.assert_consistent()
+
+
+CONFIG_IN_FORCE = {"config", "self.config", "components.config", "self.config.in_force"}
+
+
+def names_read_by_daemon() -> tuple[set[str], set[str]]:
+    """Return the sections that the daemon reads through the configuration in force, and every attribute name that
+    daemon or pipeline reads."""
+    package = Path(catalyst.__file__).parent
+    sections: set[str] = set()
+    names: set[str] = set()
+    for path in [*package.glob("daemon/**/*.py"), *package.glob("pipeline/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                names.add(node.attr)
+                if ast.unparse(node.value) in CONFIG_IN_FORCE:
+                    sections.add(node.attr)
+    return sections, names
+
+
+@pytest.mark.promise("F097")
+async def test_every_reloadable_key_takes_effect_without_restart(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in which every reloadable value differs puts all of them in force. Each key is read somewhere, and
+    each of its sections through the configuration in force."""
+    async with open_scenario_with_config_file(database, tmp_path, monkeypatch) as (scenario, write_config):
+        assert scenario.components is not None
+        config = scenario.components.config
+        old = config.in_force
+        wanted = changed_config(old)
+        tree, old_tree = wanted.model_dump(mode="json"), old.model_dump(mode="json")
+        reloadable: set[str] = set()
+        for section, values in tree.items():
+            for name in values:
+                if {section, f"{section}.{name}"}.isdisjoint(START_ONLY_KEYS):
+                    reloadable.add(f"{section}.{name}")
+                else:
+                    values[name] = old_tree[section][name]
+        write_config(**tree)
+        await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
+        changes = changed_values(old, config.in_force)
+        assert changes.keys() == reloadable
+        assert changed_values(wanted, config.in_force).keys().isdisjoint(reloadable)
+    read_sections, read_keys = names_read_by_daemon()
+    assert {key.partition(".")[0] for key in reloadable} - read_sections == set()
+    assert {key.partition(".")[2] for key in reloadable} - read_keys == set()
+
+
+class MarketWithHook(ScenarioMarket):
+    """Market that calls `on_snapshots` before it serves snapshots."""
+
+    on_snapshots: Callable[[], None] = staticmethod(lambda: None)
+
+    def snapshots(self, symbols: Sequence[str], when: datetime) -> SnapshotColumns:
+        self.on_snapshots()
+        return super().snapshots(symbols, when)
+
+
+@pytest.mark.promise("F097")
+async def test_running_scan_ends_with_the_values_it_began_with(database: str) -> None:
+    """A configuration that comes into force while a scan reads its snapshots applies to the next scan."""
+    market = MarketWithHook()
+    async with open_scenario(database, market=market) as scenario:
+        assert scenario.components is not None
+        config, day = scenario.components.config, scenario.components.trading_day
+        limits = config.in_force.scan.model_copy(update={"max_spread_bps": 0.1})
+        new = config.in_force.model_copy(update={"scan": limits})
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=90)
+        market.on_snapshots = lambda: config.put_in_force(new)
+        results = [await day.scan(trade=False) for _ in range(2)]
+        reasons = [str(result.frame.loc["AAPL", "reason"]) for result in results if result is not None]
+        assert ["limit 0.1 bp" in reason for reason in reasons] == [False, True]
 
 
 INVALID_SECTIONS = [
@@ -124,7 +198,7 @@ async def test_invalid_config_keeps_old_values_and_alerts_once(
     """An invalid or missing file keeps the old values and raises one alert; the next valid file is applied."""
     async with open_scenario_with_config_file(database, tmp_path, monkeypatch) as (scenario, write_config):
         assert scenario.components is not None
-        old_config = scenario.components.settings.config
+        old_config = scenario.components.config.in_force
         path = tmp_path / "config.yaml"
         for alert_count, text in enumerate(INVALID_SECTIONS, start=1):
             if text is None:
@@ -132,8 +206,7 @@ async def test_invalid_config_keeps_old_values_and_alerts_once(
             else:
                 path.write_text(text)
             await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
-            assert scenario.components.settings.config is old_config, text
-            assert scenario.components.daily_loss_limit.cfg is old_config
+            assert scenario.components.config.in_force is old_config, text
             assert (await scenario.alert_events()).count("CONFIG_INVALID") == alert_count, text
         await scenario.advance(seconds=2 * RELOAD_WAIT_SECONDS)
         assert (
@@ -144,7 +217,7 @@ async def test_invalid_config_keeps_old_values_and_alerts_once(
 
         write_config(risk={"max_positions": 3})
         await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
-        assert scenario.components.daily_loss_limit.cfg.risk.max_positions == 3
+        assert scenario.components.config.risk.max_positions == 3
 
 
 @pytest.mark.promise("F097")
@@ -162,10 +235,10 @@ async def test_config_keys_that_need_restart_are_reported(
             risk={"max_positions": 4},
         )
         await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
-        settings = scenario.components.settings
-        assert settings.config.risk.max_positions == 4
-        assert settings.config.trading.allow_short is False
-        assert settings.trading_url == scenario.server.url
+        config = scenario.components.config.in_force
+        assert config.risk.max_positions == 4
+        assert config.trading.allow_short is False
+        assert config.broker.simulator == scenario.server.url
         [event] = await config_changes(scenario)
         assert event["needs_restart"] == ["broker.simulator", "session.mode", "trading.allow_short"]
         assert event["changes"].keys() == {"risk.max_positions"}
@@ -216,11 +289,11 @@ async def test_sighup_reloads_config_at_once(
             write_config(risk={"max_positions": 2})
             os.kill(os.getpid(), signal.SIGHUP)
             await scenario.advance(seconds=1)
-            assert scenario.components.daily_loss_limit.cfg.risk.max_positions == 2
-            new_config = scenario.components.settings.config
+            assert scenario.components.config.risk.max_positions == 2
+            new_config = scenario.components.config.in_force
             os.kill(os.getpid(), signal.SIGHUP)
             await scenario.advance(seconds=1)
-            assert changed_values(new_config, scenario.components.settings.config) == {}
+            assert changed_values(new_config, scenario.components.config.in_force) == {}
             assert len(await config_changes(scenario)) == 1
         finally:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
@@ -243,7 +316,7 @@ async def test_config_change_in_database_outage_is_recorded_later(
         proxy.refuse_connections()
         write_config(risk={"max_positions": 2})
         await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
-        assert scenario.components.daily_loss_limit.cfg.risk.max_positions == 2
+        assert scenario.components.config.risk.max_positions == 2
         assert await config_changes(scenario) == []
         proxy.resume()
         await scenario.advance(seconds=RELOAD_WAIT_SECONDS)

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock
-from catalyst.config.schema import ExecutionConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.runtime.supervisor import run_on_signal
@@ -31,7 +31,7 @@ class EntryExpiry:
     ledger: OrderLedger
     submission: OrderSubmission
     clock: Clock
-    cfg: ExecutionConfig
+    config: CurrentConfig
     _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -90,7 +90,7 @@ class EntryExpiry:
     async def _cancel_if_timed_out(self, row: OrderRow) -> None:
         now = self.clock.now()
         sent_at = row.submitted_at or row.created_at
-        if now - sent_at >= timedelta(seconds=self.cfg.entry_timeout_seconds):
+        if now - sent_at >= timedelta(seconds=self.config.execution.entry_timeout_seconds):
             await self._cancel_entry(row, "ENTRY_TIMEOUT")
 
     async def _cancel_entry(self, row: OrderRow, reason: str) -> None:

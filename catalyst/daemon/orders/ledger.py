@@ -17,7 +17,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
-from catalyst.config.schema import ReconcileConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.report_log import log_decision
 from catalyst.daemon.runtime.change_signal import ChangeSignal
@@ -54,12 +54,12 @@ class OrderLedger:
     broker: Broker
     clock: Clock
     epoch: int
+    config: CurrentConfig
     changed: ChangeSignal = field(default_factory=ChangeSignal)
     filled: ChangeSignal = field(default_factory=ChangeSignal)
     reconcile_requested: ChangeSignal = field(default_factory=ChangeSignal)  # full pass needed now
     unknown_broker_ids: set[str] = field(default_factory=set)  # reported broker ids without a row
     last_known: LastKnownState = field(default_factory=LastKnownState)
-    cfg: ReconcileConfig = field(default_factory=ReconcileConfig)  # `orphans`: adopt external shares or not
     # Notified when orphan shares appear or their number changes.
     orphan_found: ChangeSignal = field(default_factory=ChangeSignal)
     stale_reports: int = 0
@@ -338,7 +338,7 @@ class OrderLedger:
         return ReportRows(self._row_cache, {}, current=False)
 
     def _circumstances(self, source: str, *, entries_complete: bool = False) -> Circumstances:
-        adopted = self.last_known.symbols if self.cfg.orphans != "alert" else frozenset()
+        adopted = self.last_known.symbols if self.config.reconcile.orphans != "alert" else frozenset()
         return Circumstances(
             self.clock.now(), source, adopted, self.unlinked_symbols, entries_complete=entries_complete
         )

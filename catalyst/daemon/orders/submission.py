@@ -12,7 +12,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
-from catalyst.config.schema import ExecutionConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.open_requests import OpenRequests, priority_of, request_of
 from catalyst.daemon.orders.outcome_resolution import OutcomeResolution
@@ -48,7 +48,7 @@ class OrderSubmission:
     ledger: OrderLedger
     gate: EntryGate
     clock: Clock
-    cfg: ExecutionConfig
+    config: CurrentConfig
     epoch: int
     # Orders rejected because of other orders: order id to the broker ids named in the rejection.
     blocking_orders: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -270,7 +270,7 @@ class OrderSubmission:
         if row.order_purpose is not Purpose.ENTRY:
             return None
         if fresh_until is not None and self.clock.now() > fresh_until:
-            return f"the signal is older than {self.cfg.signal_max_age_seconds:g} s"
+            return f"the signal is older than {self.config.execution.signal_max_age_seconds:g} s"
         refusal = self.gate.refusal(row.symbol)
         return None if refusal is None else f"entry not allowed now: {refusal}"
 
@@ -278,4 +278,4 @@ class OrderSubmission:
         """Return when an entry's signal becomes too old; None for an exit, which never does."""
         if row.order_purpose is not Purpose.ENTRY:
             return None
-        return at + timedelta(seconds=self.cfg.signal_max_age_seconds)
+        return at + timedelta(seconds=self.config.execution.signal_max_age_seconds)

@@ -16,7 +16,7 @@ import structlog
 
 from catalyst.broker.port import Priority
 from catalyst.clock import Clock
-from catalyst.config.schema import ExecutionConfig, PositionsConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.outage.exits import OutageExit, OutageFlatResult, OutageSnapshot
 from catalyst.daemon.outage.spool import SpoolEntryKind
 from catalyst.domain.errors import BrokerError, DuplicateOrder, OrderRejected
@@ -47,9 +47,7 @@ class OutageProtection:
 
     outage_exit: OutageExit
     clock: Clock
-    cfg: ExecutionConfig
-    limits: PositionsConfig
-    flat_before_close: timedelta
+    config: CurrentConfig
     unprotected: set[int] = field(default_factory=set)
     _placeholder_ids: dict[str, int] = field(default_factory=dict)  # symbol → negative id instead of a row's
     _unprotected_since: dict[str, datetime] = field(default_factory=dict)  # by symbol
@@ -133,7 +131,9 @@ class OutageProtection:
         for order in working:
             if _is_entry_side(order, position.side) and is_ours(order.client_order_id):
                 filling_since = self._partial_fill_since.setdefault(order.broker_id, now)
-                if now - filling_since >= timedelta(seconds=self.cfg.partial_entry_grace_seconds):
+                if now - filling_since >= timedelta(
+                    seconds=self.config.execution.partial_entry_grace_seconds
+                ):
                     await self.outage_exit.cancel(order)
         if (
             working
@@ -219,7 +219,7 @@ class OutageProtection:
 
         The age counts from the last known entry time, or from the submission of the entry.
         """
-        max_hold_time = timedelta(minutes=self.limits.max_hold_time_minutes)
+        max_hold_time = timedelta(minutes=self.config.positions.max_hold_time_minutes)
         for position in held:
             hold_time = self.clock.now() - position.entry_time
             if hold_time < max_hold_time:
@@ -230,8 +230,9 @@ class OutageProtection:
             )
 
     def must_exit_all(self, close: datetime) -> bool:
-        """Return true from `flat_before_close` before the close, unless positions are held over it."""
-        return self.limits.close_all_at_market_close and self.clock.now() >= close - self.flat_before_close
+        """Return true from `session.flat_before_close_minutes` before the close, unless positions are held over it."""
+        minutes = timedelta(minutes=self.config.session.flat_before_close_minutes)
+        return self.config.positions.close_all_at_market_close and self.clock.now() >= close - minutes
 
     async def exit_position(self, position: PositionRow, reason: str) -> OutageFlatResult:
         """Exit one position through the spool; return after EXIT_TIMEOUT at the latest."""

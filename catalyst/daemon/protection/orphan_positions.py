@@ -15,7 +15,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
-from catalyst.config.schema import PositionsConfig, ReconcileConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
@@ -53,8 +53,7 @@ class OrphanPositions:
     submission: OrderSubmission
     exits: SafeExit
     clock: Clock
-    cfg: ReconcileConfig
-    positions_cfg: PositionsConfig
+    config: CurrentConfig
     epoch: int
     _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
     # By orphan id: a quantity at the broker that differs from the row's, and since when.
@@ -106,9 +105,9 @@ class OrphanPositions:
                 return needs_step
         else:
             self._suspected_quantity.pop(orphan.orphan_id, None)
-        if orphan.cause == OVERSOLD or self.cfg.orphans == "close":
+        if orphan.cause == OVERSOLD or self.config.reconcile.orphans == "close":
             return await self._exit_orphan(orphan, rows, working, min(quantity, orphan.quantity))
-        if self.cfg.orphans == "alert":
+        if self.config.reconcile.orphans == "alert":
             return False
         return await self._protect(orphan, rows, working, held)
 
@@ -328,8 +327,8 @@ class OrphanPositions:
         stop, target = default_levels(
             orphan.side,
             reference,
-            stop_pct=self.positions_cfg.default_stop_loss_pct,
-            target_pct=self.positions_cfg.default_take_profit_pct,
+            stop_pct=self.config.positions.default_stop_loss_pct,
+            target_pct=self.config.positions.default_take_profit_pct,
         )
         rejections = [str(row.rejection_reason) for row in previous_orders if row.status is Status.REJECTED]
         time_in_force = (

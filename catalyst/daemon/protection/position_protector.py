@@ -12,7 +12,7 @@ import structlog
 
 from catalyst.broker.port import Priority
 from catalyst.clock import Clock
-from catalyst.config.schema import ExecutionConfig, PositionsConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
@@ -59,8 +59,7 @@ class PositionProtector:
     submission: OrderSubmission
     exits: SafeExit
     clock: Clock
-    cfg: ExecutionConfig
-    positions_cfg: PositionsConfig
+    config: CurrentConfig
     unprotected_time: UnprotectedTime
     health: DatabaseHealth
     epoch: int
@@ -190,8 +189,8 @@ class PositionProtector:
         stop, target = default_levels(
             position.side,
             market_price or position.entry_price,
-            stop_pct=self.positions_cfg.default_stop_loss_pct,
-            target_pct=self.positions_cfg.default_take_profit_pct,
+            stop_pct=self.config.positions.default_stop_loss_pct,
+            target_pct=self.config.positions.default_take_profit_pct,
         )
         stop, target = position.stop_loss or stop, position.take_profit or target
         async with self.store.tx("set_levels") as conn:
@@ -227,7 +226,7 @@ class PositionProtector:
     async def _cancel_partial_entry(self, position: PositionRow, entries: list[OrderRow]) -> None:
         """Cancel the rest of a partly filled entry after the grace: its legs protect nothing until it is filled."""
         now = self.clock.now()
-        if now - position.entry_time < timedelta(seconds=self.cfg.partial_entry_grace_seconds):
+        if now - position.entry_time < timedelta(seconds=self.config.execution.partial_entry_grace_seconds):
             return
         for row in entries:
             if (

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock
-from catalyst.config.schema import ProtectionConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection
@@ -35,7 +35,7 @@ class UnprotectedTime:
 
     store: Store
     clock: Clock
-    cfg: ProtectionConfig
+    config: CurrentConfig
     unprotected: set[int] = field(default_factory=set)  # positions without a working stop; by position id
     # One more position is unprotected, or a database outage is suspected.
     unprotected_changed: ChangeSignal = field(default_factory=ChangeSignal)
@@ -153,7 +153,7 @@ class UnprotectedTime:
         self, position: PositionRow, since: datetime, gap: timedelta, unprotected_seconds: Decimal
     ) -> None:
         """Raise an alert when the unprotected seconds exceed the budget: once, then for each gap longer than it."""
-        budget = Decimal(str(self.cfg.unprotected_budget_seconds))
+        budget = Decimal(str(self.config.protection.unprotected_budget_seconds))
         alerted_before = any(position_id == position.position_id for position_id, _ in self._alerted_gaps)
         if unprotected_seconds <= budget or (alerted_before and _seconds(gap) <= budget):
             return

@@ -16,7 +16,7 @@ import structlog
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.concurrency import gather_both
-from catalyst.config.schema import ExecutionConfig, ReconcileConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.outage.spool_import import SpoolImport
@@ -121,8 +121,7 @@ class Reconciler:
     account_status: AccountStatus
     spool_import: SpoolImport  # the spool is imported before anything is compared
     clock: Clock
-    cfg: ReconcileConfig
-    polling_cfg: ExecutionConfig
+    config: CurrentConfig
     stream_ready: bool = False
     discrepancies: SuspectedDiscrepancies = field(default_factory=SuspectedDiscrepancies.empty)
     order_adoption: OrderAdoption = field(init=False)
@@ -164,12 +163,12 @@ class Reconciler:
         """
         last_full = self.clock.now()
         while True:
-            pause = timedelta(seconds=self.polling_cfg.order_poll_seconds if self.stream_ready else 2.0)
+            pause = timedelta(seconds=self.config.execution.order_poll_seconds if self.stream_ready else 2.0)
             if self.discrepancies.has_suspected(self.clock.now()):
                 pause = min(pause, SUSPECTED_RECHECK_INTERVAL)
             was_requested = await self.requested.wait(self.clock, pause, since=self._handled_version)
             self._handled_version = self.requested.version
-            due = self.clock.now() - last_full >= timedelta(seconds=self.cfg.every_seconds)
+            due = self.clock.now() - last_full >= timedelta(seconds=self.config.reconcile.every_seconds)
             if was_requested or due or self.discrepancies.has_suspected(self.clock.now() - pause):
                 last_full = self.clock.now()
                 await self.reconcile("reconcile", full=was_requested)
@@ -183,7 +182,7 @@ class Reconciler:
         if (reports := await self._read_orders(self.clock.now(), earlier=False)) is None:
             return
         await self._apply_reports(reports, await self._read_rows(reports), "poll")
-        positions_interval = timedelta(seconds=self.polling_cfg.position_poll_seconds)
+        positions_interval = timedelta(seconds=self.config.execution.position_poll_seconds)
         if (
             self._shares_compared_at is None
             or self.clock.now() - self._shares_compared_at >= positions_interval
@@ -545,7 +544,9 @@ class Reconciler:
                         payload=payload,
                     )
             is_new_orphan = (
-                ours and discrepancy.kind is DiscrepancyKind.ORPHAN and self.cfg.orphans != "alert"
+                ours
+                and discrepancy.kind is DiscrepancyKind.ORPHAN
+                and self.config.reconcile.orphans != "alert"
             )
             if is_new_orphan and discrepancy.symbol is not None:
                 side = PositionSide.LONG if discrepancy.surplus > 0 else PositionSide.SHORT

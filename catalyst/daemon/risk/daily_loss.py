@@ -12,7 +12,7 @@ import structlog
 
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
-from catalyst.config.schema import Config
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
@@ -43,7 +43,7 @@ class DailyLossLimit:
     account_status: AccountStatus
     health: DatabaseHealth
     clock: Clock
-    cfg: Config
+    config: CurrentConfig
     emergency_stop: EmergencyStop
     cycle_id: str | None = None  # set by `begin` together with the equity and the flags of this cycle
     start_equity: Decimal | None = None
@@ -82,9 +82,9 @@ class DailyLossLimit:
         except DatabaseUnavailable as error:
             await self._check_in_outage(error)
             return True
-        limit = self.cfg.risk.max_daily_loss
+        limit = self.config.risk.max_daily_loss
         loss = -day_pnl
-        warn_at = limit * Decimal(str(self.cfg.risk.warning_threshold_pct)) / 100
+        warn_at = limit * Decimal(str(self.config.risk.warning_threshold_pct)) / 100
         if self._unrecorded_reason is not None:
             await self._run_emergency_stop(self._unrecorded_reason)
         elif self._is_limit_reached(loss):
@@ -99,8 +99,8 @@ class DailyLossLimit:
 
     def _is_limit_reached(self, loss: Decimal) -> bool:
         """Return true when the emergency stop must start; false if it has run or is switched off."""
-        limit = self.cfg.risk.max_daily_loss
-        return loss >= limit > 0 and not self._stopped and self.cfg.daily_limits.emergency_stop_at_100
+        limit = self.config.risk.max_daily_loss
+        return loss >= limit > 0 and not self._stopped and self.config.daily_limits.emergency_stop_at_100
 
     async def _run_emergency_stop(self, reason: str) -> None:
         """Run the emergency stop; store its reason while the database has not recorded it."""
@@ -124,7 +124,7 @@ class DailyLossLimit:
             return
         loss = self.start_equity - account.equity
         if self._is_limit_reached(loss):
-            limit = self.cfg.risk.max_daily_loss
+            limit = self.config.risk.max_daily_loss
             await self._run_emergency_stop(
                 f"daily loss {loss:.2f} reached the limit {limit:.2f}, by the broker's equity"
             )
@@ -154,7 +154,7 @@ class DailyLossLimit:
 
     async def _warn(self, loss: Decimal, limit: Decimal) -> None:
         """Log the warning and write it as a risk event and an alert."""
-        message = f"daily loss {loss:.2f} reached {self.cfg.risk.warning_threshold_pct:g} % of the limit {limit:.2f}"
+        message = f"daily loss {loss:.2f} reached {self.config.risk.warning_threshold_pct:g} % of the limit {limit:.2f}"
         log.warning("daily_loss_warning", loss=str(loss), limit=str(limit))
         async with self.store.tx("risk_warning") as conn:
             at = self.clock.now()
@@ -180,7 +180,7 @@ class DailyLossLimit:
 
     async def _exit_overdue(self) -> None:
         """Request the exit of each position that is held for `max_hold_time_minutes` or longer."""
-        max_hold_time = timedelta(minutes=self.cfg.positions.max_hold_time_minutes)
+        max_hold_time = timedelta(minutes=self.config.positions.max_hold_time_minutes)
         now = self.clock.now()
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from catalyst.clock import Clock
+from catalyst.config.current import CurrentConfig
 from catalyst.config.schema import EmergencyConfig
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.outage.exits import OutageExit
@@ -56,7 +57,7 @@ class EmergencyStop:
     gate: EntryGate
     current_day: CurrentDay
     clock: Clock
-    cfg: EmergencyConfig
+    config: CurrentConfig
     unfinished: UnfinishedStop | None = None
     # The daily loss check runs in several tasks, so two may start the stop at once.
     _run_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -127,27 +128,27 @@ class EmergencyStop:
         position that could be exited remains; run again at once.
         """
         async with self._run_lock:
-            return await self._run(reason, self.current_day.begun_cycle_id)
+            return await self._run(reason, self.current_day.begun_cycle_id, self.config.emergency)
 
-    async def _run(self, reason: str, cycle_id: str) -> bool | None:
+    async def _run(self, reason: str, cycle_id: str, config: EmergencyConfig) -> bool | None:
         log.critical("emergency_stop", step="begun", reason=reason, cycle_id=cycle_id)
-        if self.cfg.halt_new_trades:
+        if config.halt_new_trades:
             self.gate.close(LATCH, reason)  # before the latch is written, which may fail
             log.critical("emergency_stop", step="gate_closed")
         try:
-            await self._stop_by_database(reason, cycle_id)
+            await self._stop_by_database(reason, cycle_id, config)
         except DatabaseUnavailable as error:
             log.critical("emergency_stop", step="database_outage", error=str(error))
-            return False if await self._stop_by_spool(reason) else None
+            return False if await self._stop_by_spool(reason, config) else None
         return True
 
-    async def _stop_by_database(self, reason: str, cycle_id: str) -> None:
+    async def _stop_by_database(self, reason: str, cycle_id: str, config: EmergencyConfig) -> None:
         """Stop with the rows of the database: latch, event, then flatten or cancel the entries."""
-        if self.cfg.halt_new_trades:
-            until = self.clock.now() + timedelta(minutes=self.cfg.cooldown_period_minutes)
+        if config.halt_new_trades:
+            until = self.clock.now() + timedelta(minutes=config.cooldown_period_minutes)
             await self.current_day.end_entries(LATCH, reason=reason, by=REQUESTED_BY, until=until)
             log.critical("emergency_stop", step="latched", until=until.isoformat())
-        await self._record_stop(reason, cycle_id)
+        await self._record_stop(reason, cycle_id, config)
         if self.unfinished is None:
             return  # the stop of this cycle has ended already
         if not self.unfinished.exit_all:
@@ -166,13 +167,13 @@ class EmergencyStop:
         log.critical("emergency_stop", step="exited", flat=proof.flat)
         await self.finish()
 
-    async def _record_stop(self, reason: str, cycle_id: str) -> None:
+    async def _record_stop(self, reason: str, cycle_id: str, config: EmergencyConfig) -> None:
         """Write one event and one alert per cycle, in one transaction.
 
         `send_email_alert` decides whether the alert is delivered by mail.
         """
         now = self.clock.now()
-        exit_all = self.cfg.close_all_positions_on_limit
+        exit_all = config.close_all_positions_on_limit
         async with self.store.tx("emergency_stop") as conn:
             recorded = await risk_events.of_cycle(conn, cycle_id, EVENT)
             if not recorded:
@@ -183,20 +184,20 @@ class EmergencyStop:
                 )  # fmt: skip
                 await alerts.put(
                     conn, severity="CRITICAL", event=EVENT, message=reason, facts=facts,
-                    dedupe_key=f"{EVENT}:{cycle_id}", at=now, deliver=self.cfg.send_email_alert,
+                    dedupe_key=f"{EVENT}:{cycle_id}", at=now, deliver=config.send_email_alert,
                 )  # fmt: skip
         if recorded:  # the response to an earlier commit was lost, or a later step failed
             await self.load_unfinished()
             return
         self._set_unfinished(UnfinishedStop(reason, exit_all, cycle_id))
-        log.critical("emergency_stop", step="recorded", mailed=self.cfg.send_email_alert)
+        log.critical("emergency_stop", step="recorded", mailed=config.send_email_alert)
 
-    async def _stop_by_spool(self, reason: str) -> bool:
+    async def _stop_by_spool(self, reason: str, config: EmergencyConfig) -> bool:
         """Stop during a database outage; false when another attempt could exit more."""
-        exit_all = self.cfg.close_all_positions_on_limit
+        exit_all = config.close_all_positions_on_limit
         can_exit = exit_all and self.current_day.market_open
         result = await self.outage_exit.flatten(
-            latch=LATCH if self.cfg.halt_new_trades else None,
+            latch=LATCH if config.halt_new_trades else None,
             reason=f"{CloseReason.EMERGENCY_STOP}: {reason}",
             by=REQUESTED_BY,
             within=FLATTEN_TIMEOUT,

@@ -15,7 +15,7 @@ import structlog
 from catalyst.broker.port import Broker, MarketData, Priority
 from catalyst.clock import Clock
 from catalyst.concurrency import gather_both
-from catalyst.config.schema import StopMonitorConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import PositionSide
@@ -96,7 +96,7 @@ class PriceCache:
     market: MarketData
     broker: Broker
     clock: Clock
-    cfg: StopMonitorConfig
+    config: CurrentConfig
     health: DatabaseHealth
     last_prices: dict[str, LastPrice] = field(default_factory=dict)
     price_ranges: dict[str, PriceRange] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class PriceCache:
     @property
     def oldest_valid(self) -> datetime:
         """Return the instant before which a price is stale."""
-        return self.clock.now() - timedelta(seconds=self.cfg.stale_after_seconds)
+        return self.clock.now() - timedelta(seconds=self.config.stop_monitor.stale_after_seconds)
 
     async def refresh(self, held: Sequence[PositionRow]) -> None:
         """Read the last print and quote of every held symbol, and the broker's price where they give no price."""

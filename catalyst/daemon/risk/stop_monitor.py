@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock
-from catalyst.config.schema import StopMonitorConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
@@ -78,7 +78,7 @@ class StopMonitor:
     outage_protection: OutageProtection
     health: DatabaseHealth
     clock: Clock
-    cfg: StopMonitorConfig
+    config: CurrentConfig
     _watched: WatchList = field(default_factory=WatchList)
     _breaches: dict[int, Breach] = field(default_factory=dict)  # by position id
     _refresh_requested: ChangeSignal = field(default_factory=ChangeSignal)  # requests a price refresh at once
@@ -125,7 +125,8 @@ class StopMonitor:
         urgent = bool(self._unprotected or self._breaches)
         if self.health.is_down:
             return OUTAGE_URGENT_INTERVAL if urgent else OUTAGE_INTERVAL
-        return timedelta(seconds=self.cfg.unprotected_every_seconds if urgent else self.cfg.every_seconds)
+        config = self.config.stop_monitor
+        return timedelta(seconds=config.unprotected_every_seconds if urgent else config.every_seconds)
 
     @property
     def _unprotected(self) -> set[int]:
@@ -316,7 +317,7 @@ class StopMonitor:
             else max(breach.observations, 2 if quote_crossed else 1)
         )
         self._breaches[position.position_id] = Breach(breach.since, max(at, breach.latest), observations)
-        grace_is_over = now - breach.since >= timedelta(seconds=self.cfg.grace_seconds)
+        grace_is_over = now - breach.since >= timedelta(seconds=self.config.stop_monitor.grace_seconds)
         return reason if observations > 1 and grace_is_over else None
 
     async def _enforce(self, position: PositionRow, price: Decimal, reason: str) -> None:

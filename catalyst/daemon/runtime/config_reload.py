@@ -7,18 +7,19 @@ at a start; the log names them.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from catalyst.clock import Clock, wait
+from catalyst.config.current import CurrentConfig
 from catalyst.config.loader import FileSignature, file_signature, load
 from catalyst.config.schema import Config
-from catalyst.config.settings import Settings
+from catalyst.config.settings import Environment, Settings
 from catalyst.domain.errors import ConfigInvalid, DatabaseUnavailable
 from catalyst.store import alerts, risk_events
 from catalyst.store.pool import Store
@@ -44,12 +45,12 @@ ValueChange = tuple[object, object]
 
 @dataclass
 class ConfigReload:
-    """Watches the file of `settings`. `apply_config` gives a new config to all components in one step."""
+    """Watches the file of `settings` and puts its values in force in `config`."""
 
     settings: Settings
+    config: CurrentConfig
     store: Store
     clock: Clock
-    apply_config: Callable[[Config], None]
     requested: asyncio.Event = field(default_factory=asyncio.Event)  # SIGHUP
     _last_signature: FileSignature | None = None
     _unrecorded_changes: list[dict[str, Any]] = field(default_factory=list)
@@ -70,27 +71,26 @@ class ConfigReload:
 
     async def reload(self) -> None:
         """Apply the file's reloadable values; when the file is invalid, alert and keep the old values."""
-        old = self.settings
-        if old.source is None:
+        settings, old = self.settings, self.config.in_force
+        if settings.source is None:
             log.warning(
                 "reload_without_file", advice="start with --config FILE, so that the file can be reloaded"
             )
             return
         error_text = None
         try:
-            loaded = load(old.source, env_file=old.env_file)
-            new = _reloadable_config(old, loaded.config)
+            loaded = load(settings.source, env_file=settings.env_file).config
+            new = _reloadable_config(old, loaded, settings.env)
         except ConfigInvalid as error:
             error_text = str(error)
         if error_text is not None:
-            log.error("config_invalid", error=error_text, in_force=old.config.fingerprint)
+            log.error("config_invalid", error=error_text, in_force=old.fingerprint)
             await self._alert_invalid(error_text)
             return
-        file_changes = changed_values(old.config, loaded.config)
-        applied_changes = changed_values(old.config, new)
+        file_changes = changed_values(old, loaded)
+        applied_changes = changed_values(old, new)
         needs_restart = sorted(file_changes.keys() - applied_changes.keys())
-        self.settings = replace(old, config=new)
-        self.apply_config(new)  # it awaits nothing, so no task sees a half-applied config
+        self.config.put_in_force(new)
         log.info(
             "config_reloaded",
             changes={key: f"{before} -> {after}" for key, (before, after) in sorted(applied_changes.items())},
@@ -132,7 +132,7 @@ class ConfigReload:
                     severity="WARNING",
                     event="CONFIG_INVALID",
                     message=f"the config file is invalid, the old values stay in force; correct it: {error_text}",
-                    facts={"in_force": self.settings.config.fingerprint},
+                    facts={"in_force": self.config.in_force.fingerprint},
                     dedupe_key=f"CONFIG_INVALID:{key}",
                     at=self.clock.now(),
                 )
@@ -146,49 +146,23 @@ def changed_values(old: Config, new: Config) -> dict[str, ValueChange]:
     return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
-def replace_config_references(old: Config, new: Config, roots: Iterable[object]) -> int:
-    """Replace `old` and its sections by those of `new` in all daemon objects below `roots`; return the count.
-
-    References are found by object identity, so a component added later is covered without a change here.
-    """
-    replacements = {id(old): new} | {
-        id(getattr(old, name)): getattr(new, name)
-        for name in Config.model_fields
-        if isinstance(getattr(old, name), BaseModel)
-    }
-    visited_ids: set[int] = set()
-    to_visit, count = list(roots), 0
-    while to_visit:
-        component = to_visit.pop()
-        if id(component) in visited_ids or not type(component).__module__.startswith("catalyst.daemon."):
-            continue
-        visited_ids.add(id(component))
-        for name, value in list(vars(component).items()) if hasattr(component, "__dict__") else ():
-            if id(value) in replacements:
-                setattr(component, name, replacements[id(value)])
-                count += 1
-            else:
-                to_visit.append(value)
-    return count
-
-
-def _reloadable_config(settings: Settings, loaded: Config) -> Config:
+def _reloadable_config(old: Config, loaded: Config, env: Environment) -> Config:
     """Return `loaded` with the old values of all keys that need a restart or that the environment protects.
 
     Raises ConfigInvalid when the mixture of old and new values is invalid.
     """
     protected_keys = list(START_ONLY_KEYS)
-    if not settings.env.risk_hot_reload:
+    if not env.risk_hot_reload:
         protected_keys += RISK_SECTIONS
-    if not settings.env.trading_hot_reload:
+    if not env.trading_hot_reload:
         protected_keys += [name for name in Config.model_fields if name not in RISK_SECTIONS]
-    tree, old = loaded.model_dump(), settings.config.model_dump()
+    tree, old_tree = loaded.model_dump(), old.model_dump()
     for key in protected_keys:
         section, _, name = key.partition(".")
         if name:
-            tree[section][name] = old[section][name]
+            tree[section][name] = old_tree[section][name]
         else:
-            tree[section] = old[section]
+            tree[section] = old_tree[section]
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

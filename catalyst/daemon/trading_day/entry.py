@@ -8,7 +8,8 @@ import structlog
 
 from catalyst.broker.port import Broker, MarketData
 from catalyst.clock import Clock
-from catalyst.config.schema import Config, SessionMode
+from catalyst.config.current import CurrentConfig
+from catalyst.config.schema import SessionMode
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.trading_state.account_status import follow_account_status
 from catalyst.daemon.trading_state.current_day import CurrentDay
@@ -40,14 +41,15 @@ class EntryPlacement:
     gate: EntryGate
     current_day: CurrentDay
     clock: Clock
-    cfg: Config
+    config: CurrentConfig
     mode: SessionMode
 
     async def place(self, plan: Plan, *, scan_id: int, degraded: bool) -> None:
         """Check one plan and send its order; propose it in supervised mode or after a `degraded` scan."""
         refusal = await self.refusal(plan.symbol)
-        if (self.clock.now() - plan.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
-            refusal = refusal or f"the signal is older than {self.cfg.execution.signal_max_age_seconds:g} s"
+        max_age_s = self.config.execution.signal_max_age_seconds
+        if (self.clock.now() - plan.decided_at).total_seconds() > max_age_s:
+            refusal = refusal or f"the signal is older than {max_age_s:g} s"
         if refusal is None:
             refusal = await self._bracket_refusal(plan.symbol, plan.side, plan.entry, plan.stop, plan.target)
         if refusal is not None:
@@ -112,7 +114,7 @@ class EntryPlacement:
         if (
             session is None
             or now < session.open
-            or now >= session.flatten_at(self.cfg.session.flat_before_close_minutes)
+            or now >= session.flatten_at(self.config.session.flat_before_close_minutes)
         ):
             return "entries are not allowed at this time of day"
         async with self.store.read() as conn:
@@ -123,7 +125,7 @@ class EntryPlacement:
         if any(position.symbol == symbol for position in held):
             return "the symbol has an open position"
         carried = [position.symbol for position in held if position.carried]
-        if carried and self.cfg.positions.close_all_at_market_close:
+        if carried and self.config.positions.close_all_at_market_close:
             return f"positions of an earlier day are still held: {', '.join(carried)}"
         return None
 
@@ -138,7 +140,7 @@ class EntryPlacement:
             quote = (await self.market.quotes([symbol])).get(symbol)
         except BrokerError as error:
             return f"the quote cannot be read: {error}"
-        oldest = self.clock.now() - timedelta(seconds=self.cfg.execution.signal_max_age_seconds)
+        oldest = self.clock.now() - timedelta(seconds=self.config.execution.signal_max_age_seconds)
         if quote is None or quote.at < oldest:
             return "there is no fresh quote"
         return invalid_bracket_reason(side, entry, stop, target, quote)
@@ -158,7 +160,7 @@ class EntryPlacement:
 
     async def propose(self, plan: Plan, rationale: str) -> None:
         """Store the plan's order as `created`, with a proposal that a person can approve until it expires."""
-        expires_at = self.clock.now() + timedelta(minutes=self.cfg.session.proposal_expires_minutes)
+        expires_at = self.clock.now() + timedelta(minutes=self.config.session.proposal_expires_minutes)
         ticket = {
             "symbol": plan.symbol,
             "side": plan.side,

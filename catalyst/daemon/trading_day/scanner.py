@@ -18,6 +18,7 @@ import structlog
 
 from catalyst.broker.port import Broker, MarketData, NewsSource
 from catalyst.clock import Clock
+from catalyst.config.current import CurrentConfig
 from catalyst.config.schema import Config
 from catalyst.domain.errors import BrokerError, ConfigInvalid
 from catalyst.domain.report import AssetReport
@@ -67,7 +68,7 @@ class Scanner:
     market: MarketData
     news: NewsSource
     clock: Clock
-    cfg: Config
+    config: CurrentConfig
     base: pd.DataFrame = field(default_factory=pd.DataFrame)  # the universe stage's result, before any scan
     reference: pd.DataFrame = field(default_factory=pd.DataFrame)
     daily: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -84,10 +85,11 @@ class Scanner:
         Everything is replaced at the end or nothing, so that data of two days is never mixed. Raises BrokerError when
         a read failed, ConfigInvalid for an unreadable listings file.
         """
+        config = self.config.in_force.universe
         assets = await self.broker.assets()
-        sectors = read_sectors(self.cfg.universe.listings_file)
+        sectors = read_sectors(config.listings_file)
         asset_rows = await self._compute(asset_frame, assets, sectors)
-        base = await self._compute(universe, asset_rows, self.cfg.universe)
+        base = await self._compute(universe, asset_rows, config)
         symbols = remaining_symbols(base)
         midnight = datetime.combine(session.day, time(), NEW_YORK).astimezone(session.open.tzinfo)
         daily = await self.market.bars(symbols, "1Day", midnight - DAILY_HISTORY, midnight)
@@ -124,30 +126,34 @@ class Scanner:
 
         Raises BrokerError when market data could not be read. A failed news source only degrades the scan.
         """
-        cfg = self.cfg
+        config = self.config.in_force  # a reload during the scan changes only the next one
         started_at = self.clock.now()
         stopwatch = Stopwatch()
         snapshots = await self.market.snapshots(remaining_symbols(self.base))
         stopwatch.lap("snapshots")
         now = self.clock.now()
-        frame = await self._compute(self._scan, snapshots, session, now)
+        frame = await self._compute(self._scan, snapshots, session, now, config)
         self._price_samples.append((now, snapshots["trade_price"]))
         stopwatch.lap("scan")
-        headlines, degraded = await self._headlines(frame, now)
+        headlines, degraded = await self._headlines(frame, now, config)
         stopwatch.lap("headlines")
-        frame = await self._compute(self._news, frame, headlines, self.clock.now(), degraded is not None)
+        frame = await self._compute(
+            self._news, frame, headlines, self.clock.now(), config, failed=degraded is not None
+        )
         stopwatch.lap("news")
         symbols = sorted({*remaining_symbols(frame), *portfolio.side_by_symbol()})
         bars = await self.market.bars(
             symbols,
-            f"{cfg.pipeline.bar_minutes}Min",
+            f"{config.pipeline.bar_minutes}Min",
             session.open - INTRADAY_HISTORY,
             self.clock.now(),
         )
         stopwatch.lap("bars")
         decided_at = self.clock.now()
-        frame = await self._compute(self._evaluate, frame, bars, session, decided_at, stopwatch)
-        frame = await self._compute(self._risk, frame, bars, portfolio, account, session, decided_at, slots)
+        frame = await self._compute(self._evaluate, frame, bars, session, decided_at, config, stopwatch)
+        frame = await self._compute(
+            self._risk, frame, bars, portfolio, account, session, decided_at, config, slots
+        )
         stopwatch.lap("risk")
         return ScanResult(
             started_at,
@@ -166,18 +172,20 @@ class Scanner:
         with self.clock.hold():
             return await asyncio.to_thread(function, *args, **kwargs)
 
-    def _scan(self, snapshots: pd.DataFrame, session: Session, now: datetime) -> pd.DataFrame:
+    def _scan(self, snapshots: pd.DataFrame, session: Session, now: datetime, config: Config) -> pd.DataFrame:
         return scan(
-            self.base, snapshots, self.reference, session, now, self.cfg.scan,
-            allow_short=self.cfg.trading.allow_short, earlier=tuple(self._price_samples),
+            self.base, snapshots, self.reference, session, now, config.scan,
+            allow_short=config.trading.allow_short, earlier=tuple(self._price_samples),
         )  # fmt: skip
 
-    async def _headlines(self, frame: pd.DataFrame, now: datetime) -> tuple[pd.DataFrame, str | None]:
+    async def _headlines(
+        self, frame: pd.DataFrame, now: datetime, config: Config
+    ) -> tuple[pd.DataFrame, str | None]:
         """Return the headlines of the best symbols by scan score, and the error when the source failed."""
-        symbols = symbols_to_read(frame, self.cfg.news)
-        if not symbols or not self.cfg.features.news_sentiment:
+        symbols = symbols_to_read(frame, config.news)
+        if not symbols or not config.features.news_sentiment:
             return pd.DataFrame(), None
-        since = now - timedelta(hours=self.cfg.news.lookback_hours)
+        since = now - timedelta(hours=config.news.lookback_hours)
         try:
             return await self.news.headlines(symbols, since, now), None
         except BrokerError as error:
@@ -185,29 +193,35 @@ class Scanner:
             return pd.DataFrame(), f"news: {error}"
 
     def _news(
-        self, frame: pd.DataFrame, headlines: pd.DataFrame, now: datetime, failed: bool
+        self, frame: pd.DataFrame, headlines: pd.DataFrame, now: datetime, config: Config, *, failed: bool
     ) -> pd.DataFrame:
         return news(
-            frame, headlines, now, self.cfg.news,
-            allow_short=self.cfg.trading.allow_short, enabled=self.cfg.features.news_sentiment, failed=failed,
+            frame, headlines, now, config.news,
+            allow_short=config.trading.allow_short, enabled=config.features.news_sentiment, failed=failed,
         )  # fmt: skip
 
     def _evaluate(
-        self, frame: pd.DataFrame, bars: pd.DataFrame, session: Session, now: datetime, stopwatch: "Stopwatch"
+        self,
+        frame: pd.DataFrame,
+        bars: pd.DataFrame,
+        session: Session,
+        now: datetime,
+        config: Config,
+        stopwatch: "Stopwatch",
     ) -> pd.DataFrame:
         """Run the stages pattern, technical and score, and time each."""
-        cfg, minutes = self.cfg, self.cfg.pipeline.bar_minutes
+        minutes = config.pipeline.bar_minutes
         frame = pattern(
-            frame, bars, session, now, cfg.pattern,
-            bar_minutes=minutes, allow_short=cfg.trading.allow_short,
-            enabled=cfg.features.pattern_detection, required=cfg.pipeline.require_pattern,
+            frame, bars, session, now, config.pattern,
+            bar_minutes=minutes, allow_short=config.trading.allow_short,
+            enabled=config.features.pattern_detection, required=config.pipeline.require_pattern,
         )  # fmt: skip
         stopwatch.lap("pattern")
         frame = technical(
-            frame, bars, self._daily_of(frame), session, now, cfg.technical, bar_minutes=minutes
+            frame, bars, self._daily_of(frame), session, now, config.technical, bar_minutes=minutes
         )
         stopwatch.lap("technical")
-        frame = score(frame, cfg.scoring)
+        frame = score(frame, config.scoring)
         stopwatch.lap("score")
         return frame
 
@@ -219,16 +233,17 @@ class Scanner:
         account: AccountState,
         session: Session,
         now: datetime,
+        config: Config,
         slots: int,
     ) -> pd.DataFrame:
         """Run the stages risk and plan."""
         symbols = {*remaining_symbols(frame), *portfolio.side_by_symbol()}
         daily = self.daily[self.daily["symbol"].isin(symbols)]
         frame = risk(
-            frame, portfolio, account, limits_of(self.cfg), session, now,
-            daily=daily, bars=bars, bar_minutes=self.cfg.pipeline.bar_minutes,
+            frame, portfolio, account, limits_of(config), session, now,
+            daily=daily, bars=bars, bar_minutes=config.pipeline.bar_minutes,
         )  # fmt: skip
-        return plan(frame, session, now, self.cfg.plan, top_n=self.cfg.workflow.execute_top_n, slots=slots)
+        return plan(frame, session, now, config.plan, top_n=config.workflow.execute_top_n, slots=slots)
 
     def _daily_of(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the daily bars of the symbols that no stage has refused."""

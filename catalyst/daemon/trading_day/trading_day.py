@@ -10,7 +10,8 @@ import structlog
 
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
-from catalyst.config.schema import Config, SessionMode
+from catalyst.config.current import CurrentConfig
+from catalyst.config.schema import SessionMode
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
@@ -77,7 +78,7 @@ class TradingDay:
     end_of_day: EndOfDay
     current_day: CurrentDay
     clock: Clock
-    cfg: Config
+    config: CurrentConfig
     mode: SessionMode
 
     @property
@@ -94,7 +95,7 @@ class TradingDay:
 
         ENTRY_JOBS are skipped once the exits before the close are due, so that a late scan does not delay them.
         """
-        flat_at = self.session.flatten_at(self.cfg.session.flat_before_close_minutes)
+        flat_at = self.session.flatten_at(self.config.session.flat_before_close_minutes)
         if job in ENTRY_JOBS and self.clock.now() >= flat_at:
             log.warning("job_missed", job=job, reason="the day is ending")
             return
@@ -146,6 +147,7 @@ class TradingDay:
         self.current_day.mark_running()
         now = self.clock.now()
         account = await self.broker.account()
+        config = self.config.in_force
         async with self.store.tx("cycle") as conn:
             await trading_days.put(conn, [self.session])
             row, is_new = await cycles.open_day(
@@ -153,11 +155,11 @@ class TradingDay:
                 cycle_id=machine.cycle_id(now.astimezone(NEW_YORK)),
                 day=self.session.day,
                 mode=self.mode,
-                max_positions=self.cfg.risk.max_positions,
-                max_daily_loss=self.cfg.risk.max_daily_loss,
-                scan_frequency=self.cfg.workflow.scan_frequency_minutes * 60,
+                max_positions=config.risk.max_positions,
+                max_daily_loss=config.risk.max_daily_loss,
+                scan_frequency=config.workflow.scan_frequency_minutes * 60,
                 start_equity=account.equity,
-                config_hash=self.cfg.fingerprint,
+                config_hash=config.fingerprint,
                 at=now,
             )
             latched = await latches.active_latches(conn)
@@ -178,7 +180,7 @@ class TradingDay:
                 await self._set_idle_status()  # a previous run may have crashed during a scan
         follow_account_status(self.gate, account)
         await self._exit_carried(carried)
-        to_be_flat = self.cfg.positions.close_all_at_market_close
+        to_be_flat = self.config.positions.close_all_at_market_close
         await self.end_of_day.close_missed_days(self.session.day, to_be_flat=to_be_flat)
         structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
         log.info(
@@ -199,7 +201,7 @@ class TradingDay:
             latched_at = await latches.latched_at(conn, LATCH)
             if latched_at is None or trading_date(latched_at) != row.cycle_date:
                 return row
-            until = latched_at + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
+            until = latched_at + timedelta(minutes=self.config.emergency.cooldown_period_minutes)
             await cycles.halt(conn, row.cycle_id, reason=reason, until=until, at=self.clock.now())
         await self.current_day.advance(CycleStatus.CLOSED)
         async with self.store.read() as conn:
@@ -211,7 +213,7 @@ class TradingDay:
         """Request the exit of positions of earlier days; it happens at the open, until then they stay protected."""
         if newly_carried:
             log.warning("positions_carried", symbols=newly_carried)
-        if not self.cfg.positions.close_all_at_market_close:
+        if not self.config.positions.close_all_at_market_close:
             return
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
@@ -244,7 +246,7 @@ class TradingDay:
             latched = await latches.active_latches(conn)
         stop = self.emergency_stop.unfinished
         emergency = LATCH in latched or stop is not None
-        exit_all = self.cfg.emergency.close_all_positions_on_limit if stop is None else stop.exit_all
+        exit_all = self.config.emergency.close_all_positions_on_limit if stop is None else stop.exit_all
         if emergency and not exit_all and "flatten" not in latched:
             await self.flatten.cancel_entries(within=timedelta(seconds=60))
             return
@@ -304,7 +306,7 @@ class TradingDay:
             start_equity=self.daily_loss_limit.start_equity,
             sectors=self.scanner.sectors,
         )
-        slots = max(0, self.cfg.risk.max_positions - portfolio.slots_used())
+        slots = max(0, self.config.risk.max_positions - portfolio.slots_used())
         try:
             scan_result = await self.scanner.scan(self.session, portfolio, account, slots=slots)
         except BrokerError as error:
@@ -336,7 +338,7 @@ class TradingDay:
         """Forbid entries and exit everything before the close."""
         self.gate.close("day_ending", "the day is ending")
         await self.current_day.advance(CycleStatus.CLOSED)
-        if not self.cfg.positions.close_all_at_market_close:
+        if not self.config.positions.close_all_at_market_close:
             return
         time_to_close = self.session.close - self.clock.now()
         await self.flatten.run(

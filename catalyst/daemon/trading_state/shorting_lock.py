@@ -8,7 +8,7 @@ import structlog
 
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
-from catalyst.config.schema import TradingConfig
+from catalyst.config.current import CurrentConfig
 from catalyst.domain.errors import BrokerError
 from catalyst.store import risk_events
 from catalyst.store.pool import Store
@@ -27,7 +27,7 @@ class ShortingLock:
     broker: Broker
     store: Store
     clock: Clock
-    cfg: TradingConfig
+    config: CurrentConfig
     applied: bool = False  # `no_shorting` has the right value, or is not managed by Catalyst
 
     async def run(self) -> None:
@@ -38,10 +38,10 @@ class ShortingLock:
 
     async def apply(self) -> None:
         """Set `no_shorting` when it differs from the config; after a broker error `run` retries."""
-        if not self.cfg.manage_account_locks:
+        if not self.config.trading.manage_account_locks:
             self.applied = True
             return
-        forbidden = not self.cfg.allow_short
+        forbidden = not self.config.trading.allow_short
         if not forbidden and not await self._was_set_by_us():
             self.applied = True
             return

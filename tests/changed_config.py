@@ -1,0 +1,50 @@
+"""Configuration in which the values differ from a given one."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from catalyst.config.schema import Config, Section
+
+# The weights must sum to 1, so no other value of one weight alone is valid.
+SCORING = {"news": 0.25, "technical": 0.35, "momentum": 0.25, "volume": 0.15, "min_composite": 0.6}
+
+
+def changed_config(config: Config) -> Config:
+    """Return a valid configuration of which every value but the modes and the time zone differs from `config`."""
+    tree = {name: _changed_section(getattr(config, name)) for name in Config.model_fields}
+    tree["session"]["timezone"] = config.session.timezone
+    return Config.model_validate({**tree, "scoring": SCORING})
+
+
+def _changed_section(section: Section) -> dict[str, Any]:
+    return {name: _other_value(section, name) for name in type(section).model_fields}
+
+
+def _other_value(section: Section, name: str) -> Any:
+    """Return another valid value of this key, or the same one when no candidate is valid."""
+    value = getattr(section, name)
+    for candidate in _candidates(value, get_args(type(section).model_fields[name].annotation)):
+        try:
+            changed = type(section).model_validate({**section.model_dump(), name: candidate})
+        except ValidationError:
+            continue
+        if getattr(changed, name) != value:
+            return getattr(changed, name)
+    return value
+
+
+def _candidates(value: Any, choices: tuple[Any, ...]) -> Iterator[Any]:
+    yield from choices  # of a Literal; types are no valid values
+    match value:
+        case bool():
+            yield not value
+        case int() | float() | Decimal():
+            yield from (value + 1, value - 1, value * 2, value / 2)
+        case tuple():
+            yield ("OTHER",)
+        case _:
+            yield from (Path("/other"), "other")
