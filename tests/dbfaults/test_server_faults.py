@@ -30,6 +30,7 @@ from tests.dbfaults.proxied_scenario import (
 )
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import Scenario, open_scenario
+from tests.stories.test_operator_actions import order_by_hand
 
 ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 
@@ -165,6 +166,30 @@ async def test_locked_rows_are_retried_after_lock_timeout(
             assert not scenario.components.gate.failed_invariants
         await other.close()
         await assert_recovers(scenario, events_before)
+
+
+async def test_external_order_is_adopted_after_lock_timeout(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An external order that comes while the orders are locked is no order that the database cannot store: it is
+    adopted once the lock is gone."""
+    monkeypatch.setattr(pool, "LOCK_TIMEOUT_MS", 200)
+    async with open_scenario(database) as scenario:
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
+        other = await asyncpg.connect(database)
+        async with other.transaction():
+            await other.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
+            await order_by_hand(scenario, "AAPL", "buy", 3, type="limit", limit_price="100.00")
+            await scenario.advance(seconds=70)
+            assert await scenario.orders("AAPL") == []
+        await other.close()
+        await scenario.advance(seconds=70)
+        [row] = await scenario.orders("AAPL")
+        assert row["origin"] == "external"
+        assert "ORDER_UNACCEPTABLE" not in await scenario.alert_events()
+        await wait_for_entry_gate(scenario)
+        await scenario.assert_consistent()
 
 
 async def test_slow_database_only_delays(database: str) -> None:

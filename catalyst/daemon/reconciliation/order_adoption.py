@@ -8,7 +8,7 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
-from catalyst.domain.errors import DatabaseUnavailable
+from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import ENTRY_ROLE, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
 from catalyst.domain.position import CloseReason
@@ -46,15 +46,15 @@ class OrderAdoption:
     async def apply_or_adopt(self, report: OrderReport, source: str) -> None:
         """Apply one order; adopt it when it has no row.
 
-        An order that cannot be stored is quarantined with an alert and skipped from then on. Raises only during a
-        database outage.
+        An order that cannot be stored is quarantined with an alert and skipped from then on. Raises only
+        DatabaseUnavailable and DatabaseContention, which pass by themselves.
         """
         if report.broker_id in self._unstorable:
             return
         try:
             if not await self.ledger.apply_report(report, source):
                 await self._adopt_order(report, source)
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, DatabaseContention):
             raise
         except Exception as error:  # one order that cannot be stored must not stop the others
             log.exception("order_not_storable", symbol=report.symbol, broker_id=report.broker_id)
