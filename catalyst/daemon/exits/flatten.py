@@ -12,6 +12,7 @@ import structlog
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.daemon.exits.safe_exit import SafeExit
+from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.trading_state.entry_gate import EntryGate
@@ -29,6 +30,7 @@ from catalyst.store.positions import PositionRow
 log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=1)
+CANCEL_RETRY_AFTER: Final = timedelta(seconds=5)
 MAX_RESULT_ATTEMPTS: Final = 4  # reads of the broker's fills, which may appear shortly after its positions
 OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol that we traded within this time is ours
 
@@ -111,8 +113,7 @@ class Flatten:
 
     async def _exit_all(self, reason: str, by: str, purpose: Purpose, deadline: datetime) -> None:
         """Cancel orders and exit positions until none remains or the deadline is reached."""
-        cancelled_in_round: dict[int, int] = {}
-        round_number = 0
+        cancels = CancelThrottle[int](CANCEL_RETRY_AFTER)
         while True:
             seen_version = self.ledger.changed.version
             working, held = await self._read_remaining()
@@ -127,12 +128,9 @@ class Flatten:
             held_ids = {position.position_id for position in held}
             for row in working:
                 ends_with_exit_or_parent = row.position_id in held_ids or row.parent_order_id is not None
-                if ends_with_exit_or_parent or cancelled_in_round.get(row.order_id, -5) > round_number - 5:
-                    continue
-                cancelled_in_round[row.order_id] = round_number
-                await self._cancel_order(row)
+                if not ends_with_exit_or_parent and cancels.acquire(row.order_id, self.clock.now()):
+                    await self._cancel_order(row)
             await self.exits.start_open_intents()
-            round_number += 1
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(working, deadline)
 
@@ -142,7 +140,7 @@ class Flatten:
         Return false when an entry still works after `within`.
         """
         deadline = self.clock.now() + within
-        sent_at: dict[int, datetime] = {}
+        cancels = CancelThrottle[int](CANCEL_RETRY_AFTER)
         while True:
             seen_version = self.ledger.changed.version
             entries = [row for row in (await self._read_remaining())[0] if row.order_purpose is Purpose.ENTRY]
@@ -150,8 +148,7 @@ class Flatten:
             if not entries or now >= deadline:
                 return not entries
             for row in entries:
-                if row.order_id not in sent_at or now - sent_at[row.order_id] >= timedelta(seconds=5):
-                    sent_at[row.order_id] = now
+                if cancels.acquire(row.order_id, now):
                     await self._cancel_order(row)
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(entries, deadline)

@@ -15,8 +15,9 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
+from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
-from catalyst.daemon.orders.submission import OrderSubmission
+from catalyst.daemon.orders.submission import OrderSubmission, without_legs
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.current_day import CurrentDay
@@ -72,6 +73,7 @@ class ExitBackoff:
     no_shares_since: datetime | None = None
     reserved_since: datetime | None = None
     unacknowledged_since: dict[int, datetime] = field(default_factory=dict)  # by order id
+    cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
 
     def next_pause(self) -> timedelta:
         """Return the next pause, and double the one after it up to MAX_PAUSE."""
@@ -160,7 +162,6 @@ class SafeExit:
         """Exit the position; return when it is closed, when no step is left, or when the market is closed."""
         began = self.clock.now()
         alerted = False
-        cancel_requested_at: dict[int, datetime] = {}
         backoff = ExitBackoff()
         while True:
             seen_version = self.ledger.changed.version
@@ -181,9 +182,7 @@ class SafeExit:
                 log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
                 return
             elif working:
-                await self._cancel_blocking_orders(
-                    working, rows, cancel_requested_at, intent, seen_version, began
-                )
+                await self._cancel_blocking_orders(working, rows, backoff, intent, seen_version, began)
             elif not await self._try_exit_order(position, rows, intent, backoff):
                 return
 
@@ -243,7 +242,7 @@ class SafeExit:
     async def _is_stuck(self, row: OrderRow, backoff: ExitBackoff) -> bool:
         """Return true when an exit is unacknowledged for UNACKNOWLEDGED_TIMEOUT and a new read confirms it.
 
-        It is true again every CANCEL_RETRY_AFTER, so that the cancel is repeated.
+        It is true once every CANCEL_RETRY_AFTER, so that the cancel is repeated.
         """
         now = self.clock.now()
         if row.broker_status != UNACKNOWLEDGED_STATUS or row.filled_qty or row.alpaca_order_id is None:
@@ -251,7 +250,8 @@ class SafeExit:
             return False
         if now - backoff.unacknowledged_since.setdefault(row.order_id, now) < UNACKNOWLEDGED_TIMEOUT:
             return False
-        backoff.unacknowledged_since[row.order_id] = now + CANCEL_RETRY_AFTER - UNACKNOWLEDGED_TIMEOUT
+        if not backoff.cancels.acquire(row.order_id, now):
+            return False
         if not await self.submission.refresh(row.alpaca_order_id, "poll"):
             return False
         async with self.store.read() as conn:
@@ -262,7 +262,7 @@ class SafeExit:
         self,
         working: list[OrderRow],
         rows: list[OrderRow],
-        cancel_requested_at: dict[int, datetime],
+        backoff: ExitBackoff,
         intent: ExitIntent,
         seen_version: int,
         began: datetime,
@@ -274,17 +274,7 @@ class SafeExit:
         now = self.clock.now()
         if now - began >= CANCEL_FAILED_AFTER and await self._reprice_target(working, rows, intent):
             return
-        for row in working:
-            if row.parent_order_id is not None and any(
-                other.order_id == row.parent_order_id for other in working
-            ):
-                continue  # a leg ends with its working parent
-            if (
-                row.order_id not in cancel_requested_at
-                or now - cancel_requested_at[row.order_id] >= CANCEL_RETRY_AFTER
-            ):
-                cancel_requested_at[row.order_id] = now
-                await self.submission.cancel(row, "FLATTEN" if intent.purpose is Purpose.FLATTEN else "EXIT")
+        await self.submission.cancel_orders(without_legs(working), intent.purpose.upper(), backoff.cancels)
         if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
             return  # a report changed the rows: read them again
         for broker_id in _group_broker_ids(working, rows):

@@ -1,13 +1,14 @@
 """Entry expiry: ends unapproved proposals and never-sent rows, and cancels entries that do not fill in time."""
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import structlog
 
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
+from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.runtime.supervisor import run_on_signal
@@ -32,7 +33,7 @@ class EntryExpiry:
     submission: OrderSubmission
     clock: Clock
     config: CurrentConfig
-    _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
+    _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
 
     async def run(self) -> None:
         """Check every 5 s while an entry waits, otherwise every 30 s; at once when the ledger changes."""
@@ -95,12 +96,7 @@ class EntryExpiry:
 
     async def _cancel_entry(self, row: OrderRow, reason: str) -> None:
         """Request the cancel, at most once every 10 s per order."""
-        now = self.clock.now()
-        if (
-            row.order_id in self._cancel_requested_at
-            and now - self._cancel_requested_at[row.order_id] < CANCEL_RETRY_AFTER
-        ):
+        if not self._cancels.acquire(row.order_id, self.clock.now()):
             return
-        self._cancel_requested_at[row.order_id] = now
         log.info("entry_cancel_requested", symbol=row.symbol, order_id=row.order_id, reason=reason)
         await self.submission.cancel(row, reason)

@@ -4,6 +4,7 @@ The row is committed before the request, the outcome after it. A failure or cras
 without a broker id; `OutcomeResolution` looks it up at the broker until the outcome is certain.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,6 +14,7 @@ import structlog
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
+from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.open_requests import OpenRequests, priority_of, request_of
 from catalyst.daemon.orders.outcome_resolution import OutcomeResolution
@@ -180,6 +182,18 @@ class OrderSubmission:
         else:
             log.info("cancel_requested", order_id=row.order_id, symbol=row.symbol, reason=reason)
 
+    async def cancel_orders(
+        self, rows: Sequence[OrderRow], reason: str, throttle: CancelThrottle[int]
+    ) -> list[OrderRow]:
+        """Request the cancel of these orders as often as `throttle` allows; return those that have to wait for it."""
+        waiting: list[OrderRow] = []
+        for row in rows:
+            if throttle.acquire(row.order_id, self.clock.now()):
+                await self.cancel(row, reason)
+            else:
+                waiting.append(row)
+        return waiting
+
     async def refresh(self, broker_id: str, source: str) -> bool:
         """Read one order and its legs from the broker and apply the report; return false when the read failed."""
         try:
@@ -279,3 +293,9 @@ class OrderSubmission:
         if row.order_purpose is not Purpose.ENTRY:
             return None
         return at + timedelta(seconds=self.config.execution.signal_max_age_seconds)
+
+
+def without_legs(rows: Sequence[OrderRow]) -> list[OrderRow]:
+    """Return the working orders to cancel: a leg ends with its parent when that is among them."""
+    order_ids = {row.order_id for row in rows}
+    return [row for row in rows if row.parent_order_id not in order_ids]

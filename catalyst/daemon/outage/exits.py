@@ -8,7 +8,7 @@ the broker accepts each id once.
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -16,6 +16,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
+from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.open_requests import OpenRequests
 from catalyst.daemon.outage.spool import Spool, SpoolEntryKind
@@ -92,7 +93,7 @@ class OutageExit:
     proofs: FlatProofFiles
     clock: Clock
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _cancel_requested_at: dict[str, datetime] = field(default_factory=dict)
+    _cancels: CancelThrottle[str] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
     _accepted_orders: dict[str, str] = field(default_factory=dict)  # client order id → symbol
     _not_found: dict[int, NotFoundCount] = field(default_factory=dict)  # by order id
 
@@ -308,12 +309,8 @@ class OutageExit:
     async def cancel(self, order: OrderReport) -> None:
         """Write a spool entry and request the cancel of one order, at most once every CANCEL_RETRY_AFTER."""
         now = self.clock.now()
-        if (
-            order.broker_id in self._cancel_requested_at
-            and now - self._cancel_requested_at[order.broker_id] < CANCEL_RETRY_AFTER
-        ):
+        if not self._cancels.acquire(order.broker_id, now):
             return
-        self._cancel_requested_at[order.broker_id] = now
         self.spool.write(SpoolEntryKind.CANCEL, now, symbol=order.symbol, broker_id=order.broker_id)
         try:
             await self.broker.cancel(order.broker_id)

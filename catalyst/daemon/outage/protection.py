@@ -32,7 +32,6 @@ log = structlog.get_logger()
 
 CLIENT_ID_ROLE: Final = "zp"  # protection sent during a database outage
 UNPROTECTED_CONFIRM_AFTER: Final = timedelta(seconds=2)  # the least time between two reads that show it
-CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
 MAX_REJECTIONS: Final = 4
 EXIT_TIMEOUT: Final = timedelta(seconds=30)
 ZERO: Final = Decimal(0)

@@ -17,8 +17,9 @@ from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
+from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
-from catalyst.daemon.orders.submission import OrderSubmission
+from catalyst.daemon.orders.submission import OrderSubmission, without_legs
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import client_order_id
@@ -55,7 +56,8 @@ class OrphanPositions:
     clock: Clock
     config: CurrentConfig
     epoch: int
-    _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
+    _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
+    _polled_order_ids: set[int] = field(default_factory=set)
     # By orphan id: a quantity at the broker that differs from the row's, and since when.
     _suspected_quantity: dict[int, tuple[Decimal, datetime]] = field(default_factory=dict)
 
@@ -189,19 +191,8 @@ class OrphanPositions:
 
     async def _cancel_orders(self, working: list[OrderRow], reason: str) -> None:
         """Cancel these orders; poll those whose cancel was requested within CANCEL_RETRY_AFTER."""
-        now = self.clock.now()
-        for row in working:
-            if row.parent_order_id is not None and any(
-                other.order_id == row.parent_order_id for other in working
-            ):
-                continue  # a leg ends with its working parent
-            if (
-                row.order_id not in self._cancel_requested_at
-                or now - self._cancel_requested_at[row.order_id] >= CANCEL_RETRY_AFTER
-            ):
-                self._cancel_requested_at[row.order_id] = now
-                await self.submission.cancel(row, reason)
-            elif row.alpaca_order_id is not None:
+        for row in await self.submission.cancel_orders(without_legs(working), reason, self._cancels):
+            if row.alpaca_order_id is not None:
                 await self.submission.refresh(row.alpaca_order_id, "poll")
 
     # -- exit orders
@@ -300,10 +291,9 @@ class OrphanPositions:
 
     async def _refresh_unread_orders(self, working: list[OrderRow]) -> bool:
         """Poll each working order once before it may be cancelled; return true when one was polled now."""
-        now = self.clock.now()
-        unread = [row for row in working if row.order_id not in self._cancel_requested_at]
+        unread = [row for row in working if row.order_id not in self._polled_order_ids]
         for row in unread:
-            self._cancel_requested_at[row.order_id] = now - CANCEL_RETRY_AFTER  # the next check may cancel it
+            self._polled_order_ids.add(row.order_id)
             if row.alpaca_order_id is not None:
                 await self.submission.refresh(row.alpaca_order_id, "poll")
         return bool(unread)

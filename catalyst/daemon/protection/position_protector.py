@@ -14,6 +14,7 @@ from catalyst.broker.port import Priority
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
+from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.protection.unprotected_time import UnprotectedTime, unfilled_entries
@@ -67,7 +68,7 @@ class PositionProtector:
     _pending_since: dict[int, datetime] = field(default_factory=dict)  # exits are unacknowledged
     _verified: dict[int, ProtectionFingerprint] = field(default_factory=dict)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
-    _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
+    _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
 
     async def run(self) -> None:
         """Check after every change, and at least every second while a position is unconfirmed."""
@@ -229,11 +230,7 @@ class PositionProtector:
         if now - position.entry_time < timedelta(seconds=self.config.execution.partial_entry_grace_seconds):
             return
         for row in entries:
-            if (
-                row.order_id not in self._cancel_requested_at
-                or now - self._cancel_requested_at[row.order_id] >= CANCEL_RETRY_AFTER
-            ):
-                self._cancel_requested_at[row.order_id] = now
+            if self._cancels.acquire(row.order_id, now):
                 log.info(
                     "partial_entry_cancel_requested",
                     symbol=row.symbol,
@@ -249,14 +246,7 @@ class PositionProtector:
         """
         leftovers = [row for row in rows if row.order_purpose in EXITS and row.status in WORKING]
         if leftovers:
-            now = self.clock.now()
-            for row in leftovers:
-                if (
-                    row.order_id not in self._cancel_requested_at
-                    or now - self._cancel_requested_at[row.order_id] >= CANCEL_RETRY_AFTER
-                ):
-                    self._cancel_requested_at[row.order_id] = now
-                    await self.submission.cancel(row, reason)
+            await self.submission.cancel_orders(leftovers, reason, self._cancels)
             return
         with_levels = await self._ensure_levels(position)
         if with_levels is None:
