@@ -174,3 +174,21 @@ async def test_reconciliation_runs_four_statements_for_any_position_count(
                 patched.setattr(asyncpg.Connection, "fetch", counted_fetch)
                 assert (await scenario.components.reconciler.reconcile("reconcile")).clean
             assert len(statements) <= 4, (number, statements)
+
+
+async def test_fill_of_unknown_order_stays_unapplied_for_the_next_pass(database: str) -> None:
+    """After a read with a fill of an order without a row, the next pass tries that fill again and no other."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 10)
+        assert scenario.components is not None
+        reader = scenario.components.reconciler.reader
+        snapshot = await reader.read(full=True, ledger_version=0)
+        assert snapshot.positions is not None
+        assert {report.symbol for report in snapshot.positions} == {"AAPL", "MSFT"}
+        assert snapshot.fills is not None
+        known, unknown = snapshot.fills
+        reader.mark_fills_applied(snapshot, {unknown.broker_id})
+        assert reader.cursor.applied_activities == {known.activity_id}
+        assert reader.cursor.activities_read_to == snapshot.read_at
+        assert await reader.with_changed_fills(snapshot) is snapshot
