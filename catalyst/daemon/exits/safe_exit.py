@@ -15,6 +15,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
+from catalyst.daemon.exits.exit_orders import exit_order, repriced_target, target_to_reprice
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission, without_legs
@@ -28,14 +29,12 @@ from catalyst.domain.errors import (
     NotFound,
     OrderRejected,
 )
-from catalyst.domain.ids import client_order_id, unused_client_order_id
-from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
+from catalyst.domain.order import WORKING, PositionSide, Purpose, Status
 from catalyst.domain.position import PositionStatus
-from catalyst.domain.price import round_nearest, tick_of
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
 from catalyst.store import alerts, exit_intents, orders, positions
 from catalyst.store.exit_intents import ExitIntent
-from catalyst.store.orders import NewOrder, OrderRow
+from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
 
@@ -55,8 +54,6 @@ RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # the broker's available
 # A limit exit queued during a halt is cancelled after this time, and the next one gets a new price.
 QUEUED_EXIT_TIMEOUT: Final = timedelta(seconds=60)
 UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=10)  # an acknowledgement takes milliseconds
-# Distance of a queued exit's limit beyond the last price, as a share of it: any likely reopening price fills it.
-QUEUED_EXIT_OFFSET: Final = Decimal("0.2")
 NO_SHARES_TIMEOUT: Final = timedelta(seconds=15)  # the broker's positions may lag behind its own fills
 # Rejections because another order, usually external, reserves the shares.
 BLOCKED_CODES: Final = ("INSUFFICIENT_QTY", "WASH_TRADE", "OPPOSITE_ORDER")
@@ -285,39 +282,20 @@ class SafeExit:
     ) -> bool:
         """Move the take-profit to the market, once, when cancels fail; return true when the replace was sent.
 
-        The new limit is one tick from the stop: any better price fills it, otherwise the stop triggers. The group stays
-        linked, so no share is sold twice. An order whose cancel is pending cannot be replaced.
-        Source: Alpaca staff, on exiting a bracketed position.
+        An order whose cancel is pending cannot be replaced.
         """
-        target = next((row for row in working if _is_repriceable(row, rows)), None)
+        target = target_to_reprice(working, rows)
         stop = next((row.stop_price for row in working if row.order_purpose is Purpose.STOP_LOSS), None)
         if target is None or stop is None:
             return False
-        step = tick_of(stop) if target.position_side is PositionSide.LONG else -tick_of(stop)
+        repriced = repriced_target(target, stop, epoch=self.epoch)
         log.warning(
-            "take_profit_repriced", symbol=target.symbol, limit=str(stop + step), reason=intent.reason
+            "take_profit_repriced",
+            symbol=target.symbol,
+            limit=str(repriced.limit_price),
+            reason=intent.reason,
         )
-        await self.submission.replace(
-            target,
-            NewOrder(
-                client_order_id=client_order_id(target.client_order_id, "m", 0),
-                symbol=target.symbol,
-                purpose=Purpose.TAKE_PROFIT,
-                position_side=target.position_side,
-                side=target.side,
-                quantity=target.quantity,
-                order_type="limit",
-                time_in_force=target.time_in_force,
-                order_class=target.order_class,
-                cycle_id=target.cycle_id,
-                position_id=target.position_id,
-                parent_order_id=target.parent_order_id or target.order_id,
-                replaces=target.order_id,
-                limit_price=stop + step,
-                epoch=self.epoch,
-            ),
-            note=intent.reason,
-        )
+        await self.submission.replace(target, repriced, note=intent.reason)
         return True
 
     async def _exit_quantity(
@@ -356,34 +334,9 @@ class SafeExit:
     async def _place_exit_order(
         self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, quantity: Decimal
     ) -> OrderRow:
-        """Write and send the exit order, and cancel the orders that its rejection names.
-
-        It is a market order, or a limit order when the last exit was rejected for a halt.
-        """
-        base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
-        base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
-        role = "x" if intent.purpose is Purpose.EXIT else "f"
-        previous_exits = [row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
-        attempt, limit = len(previous_exits), _queued_exit_limit(position, previous_exits)
+        """Write and send the exit order, and cancel the orders that its rejection names."""
         sent = await self.submission.place(
-            NewOrder(
-                client_order_id=unused_client_order_id(
-                    base, role, attempt, {row.client_order_id for row in rows}
-                ),
-                symbol=position.symbol,
-                purpose=intent.purpose,
-                position_side=position.side,
-                side=side_for(position.side, intent.purpose),
-                quantity=quantity,
-                order_type="market" if limit is None else "limit",
-                limit_price=limit,
-                time_in_force="day",
-                order_class="simple",
-                cycle_id=position.cycle_id,
-                position_id=position.position_id,
-                epoch=self.epoch,
-            ),
-            note=intent.reason,
+            exit_order(position, rows, intent, quantity, epoch=self.epoch), note=intent.reason
         )
         log.info(
             "exit_sent", symbol=position.symbol, qty=str(quantity), reason=intent.reason, status=sent.status
@@ -455,19 +408,6 @@ class SafeExit:
             )
 
 
-def _queued_exit_limit(position: PositionRow, previous_exits: list[OrderRow]) -> Decimal | None:
-    """Return the limit price of an exit that is queued at the broker during a halt, so that the reopening fills it.
-
-    None, for a market order, when the last exit was not rejected for a halt.
-    """
-    if not previous_exits or not str(previous_exits[-1].rejection_reason).startswith("HALTED"):
-        return None
-    reference = position.last_price or position.entry_price
-    if position.side is PositionSide.LONG:
-        return round_nearest(reference * (1 - QUEUED_EXIT_OFFSET))
-    return round_nearest(reference * (1 + QUEUED_EXIT_OFFSET))
-
-
 def _is_own_exit(row: OrderRow, now: datetime) -> bool:
     """Return true for a working exit that is awaited, false for an order to cancel.
 
@@ -477,18 +417,6 @@ def _is_own_exit(row: OrderRow, now: datetime) -> bool:
     if row.origin == "catalyst" and row.replaces is not None:
         return now - row.created_at < REPRICED_TIMEOUT
     return row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) and row.origin != "external"
-
-
-def _is_repriceable(row: OrderRow, rows: list[OrderRow]) -> bool:
-    """Return true for a take-profit that the broker can replace and that was not repriced before."""
-    return (
-        row.order_purpose is Purpose.TAKE_PROFIT
-        and row.origin != "external"
-        and not (row.origin == "catalyst" and row.replaces is not None)  # repriced before
-        and row.alpaca_order_id is not None
-        and row.broker_status == "new"
-        and not any(other.replaces == row.order_id for other in rows)
-    )
 
 
 def _group_broker_ids(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:

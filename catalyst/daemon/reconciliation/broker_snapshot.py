@@ -50,12 +50,12 @@ class BrokerSnapshot:
         }
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class ReadCursor:
     """How far the account activities and the orders of earlier days were read."""
 
     activities_read_to: datetime | None = None  # None: the next pass reads them from LOOK_BACK on
-    applied_activities: set[str] = field(default_factory=set)  # ids of the last read that were applied
+    applied_activities: frozenset[str] = frozenset()  # ids of the last read that were applied
     # Filled quantities of the orders when the account activities were read.
     filled_at_activities_read: dict[str, Decimal] = field(default_factory=dict)
     has_earlier_orders: bool = False  # an order of an earlier day is working
@@ -70,6 +70,10 @@ class BrokerReader:
     account_status: AccountStatus
     clock: Clock
     cursor: ReadCursor = field(default_factory=ReadCursor)
+
+    def expect_earlier_orders(self) -> None:
+        """Let the next pass read orders of earlier days: one of them is probably working."""
+        self.cursor = replace(self.cursor, has_earlier_orders=True)
 
     async def read(self, *, full: bool, ledger_version: int) -> BrokerSnapshot:
         """Read the broker, all requests at once.
@@ -111,7 +115,9 @@ class BrokerReader:
         earlier_orders = [
             report for report in open_orders if report.submitted_at and report.submitted_at < horizon
         ]
-        self.cursor.has_earlier_orders, self.cursor.earlier_orders_read_at = bool(earlier_orders), now
+        self.cursor = replace(
+            self.cursor, has_earlier_orders=bool(earlier_orders), earlier_orders_read_at=now
+        )
         return reports + earlier_orders
 
     async def read_positions(self) -> list[PositionReport] | None:
@@ -133,13 +139,16 @@ class BrokerReader:
 
     def mark_fills_applied(self, snapshot: BrokerSnapshot, unknown_broker_ids: set[str]) -> None:
         """Advance the cursor after the fills of the snapshot were applied; those of unknown orders were not."""
-        self.cursor.activities_read_to = snapshot.read_at
-        self.cursor.filled_at_activities_read = snapshot.filled_by_order
-        self.cursor.applied_activities = {
-            fill.activity_id
-            for fill in snapshot.fills or ()
-            if fill.activity_id is not None and fill.broker_id not in unknown_broker_ids
-        }
+        self.cursor = replace(
+            self.cursor,
+            activities_read_to=snapshot.read_at,
+            filled_at_activities_read=snapshot.filled_by_order,
+            applied_activities=frozenset(
+                fill.activity_id
+                for fill in snapshot.fills or ()
+                if fill.activity_id is not None and fill.broker_id not in unknown_broker_ids
+            ),
+        )
 
     async def _read_fills(self, now: datetime, *, read: bool) -> list[Fill] | None:
         """Return the fills of the account activities since OVERLAP before the last read.
@@ -153,7 +162,7 @@ class BrokerReader:
             return await self.broker.fills(after=after)
         except BrokerError as error:
             log.warning("activities_read_failed", error=str(error))
-            self.cursor.activities_read_to = None
+            self.cursor = replace(self.cursor, activities_read_to=None)
             return None
 
 

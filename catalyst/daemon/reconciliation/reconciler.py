@@ -66,6 +66,11 @@ class PassesDue:
     full_pass_due: bool = False  # a full pass was requested and none has been complete since
     handled_version: int = 0  # last version of `Reconciler.requested` that started a pass
 
+    def mark_gap(self, *, stream_ready: bool) -> None:
+        """Count a gap of the stream."""
+        self.gap_count += 1
+        self.stream_ready = stream_ready
+
 
 @dataclass
 class Reconciler:
@@ -104,8 +109,7 @@ class Reconciler:
 
     def mark_gap(self, *, stream_ready: bool) -> None:
         """Record that messages of the stream may be missing. Only a pass that begins later fills the gap."""
-        self._passes.gap_count += 1
-        self._passes.stream_ready = stream_ready
+        self._passes.mark_gap(stream_ready=stream_ready)
 
     async def run(self) -> None:
         """Reconcile every `every_seconds`, and on request with a full pass; between, poll while anything is open.
@@ -283,7 +287,7 @@ class Reconciler:
             elif row.parent_order_id is None and lookups < MAX_SINGLE_LOOKUPS:
                 lookups += 1
                 # It is probably of an earlier day; the next pass reads those.
-                self.reader.cursor.has_earlier_orders = True
+                self.reader.expect_earlier_orders()
                 await self.submission.refresh(row.alpaca_order_id, source)
 
     # -- fills
