@@ -43,7 +43,7 @@ from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.order import PositionSide, Purpose, Side
 from catalyst.domain.report import OrderReport, OrderRequest
-from catalyst.store.orders import NewOrder, OrderRow
+from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.store.pool import Store, open_store
 
 ROUNDS = int(os.environ.get("ROUNDS", "200"))

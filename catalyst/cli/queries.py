@@ -14,14 +14,13 @@ from catalyst.domain.errors import UserError
 from catalyst.domain.session import trading_date
 
 if TYPE_CHECKING:
+    from catalyst.domain.rows import OrderRow, PositionRow
     from catalyst.report.day import DayReport
     from catalyst.report.explain import Explanation
     from catalyst.report.status import PositionLine, SystemStatus
     from catalyst.store.candidates import CandidateRow
     from catalyst.store.cycles import CycleRow
-    from catalyst.store.orders import OrderRow
     from catalyst.store.pool import Connection, Store
-    from catalyst.store.positions import PositionRow
     from catalyst.store.reporting_queries import SessionRow
 
 CycleOption = Annotated[

@@ -15,6 +15,7 @@ from catalyst.clock import Clock, ScaledClock
 from catalyst.demo.exchange_admin import request_admin
 from catalyst.domain.order import WORKING, Purpose
 from catalyst.domain.protection import LIVE_STATUSES
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.report.formatting import quantity
 from catalyst.store import orders, positions
 from catalyst.store.pool import Connection
@@ -112,9 +113,7 @@ class KillScene:
             self.clock.set_cap(math.inf)
         return self.is_over
 
-    async def _describe_result(
-        self, position: positions.PositionRow, rows: list[orders.OrderRow], attempts: int
-    ) -> str:
+    async def _describe_result(self, position: PositionRow, rows: list[OrderRow], attempts: int) -> str:
         """Describe in one sentence the shares found, their protection and the unprotected time on both sides."""
         assert self.interrupted_order is not None
         symbol = self.interrupted_order.symbol
@@ -153,7 +152,7 @@ def _find_interrupted_order(orders_at_exchange: list[dict[str, Any]]) -> Interru
     return None
 
 
-def _protected_qty(rows: list[orders.OrderRow], purpose: Purpose) -> Decimal:
+def _protected_qty(rows: list[OrderRow], purpose: Purpose) -> Decimal:
     """Return the shares of working exit orders of a purpose that are live at the broker."""
     live = [row for row in rows if row.status in WORKING and row.broker_status in LIVE_STATUSES]
     return sum((row.remaining for row in live if row.order_purpose is purpose), Decimal(0))

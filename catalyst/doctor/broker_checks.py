@@ -14,12 +14,11 @@ from catalyst.domain.ids import is_ours
 from catalyst.domain.order import TERMINAL, PositionSide, Side, Status, status_of
 from catalyst.domain.protection import LIVE_STATUSES
 from catalyst.domain.report import Fill, OrderReport, PositionReport
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.store import day_result, orders, positions
 from catalyst.store.day_result import PositionResult
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Connection
-from catalyst.store.positions import PositionRow
 
 ORDER_LOOK_BACK: Final = timedelta(days=1)
 OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded this recently counts as ours

@@ -10,6 +10,7 @@ from catalyst.doctor.issues import Issue, IssueKind, new_issue
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.invariants import STATEMENTS, Invariant, Violation
 from catalyst.domain.order import Purpose, Status
+from catalyst.domain.rows import OrderRow
 from catalyst.domain.session import trading_date
 from catalyst.store import (
     cycles,
@@ -24,7 +25,6 @@ from catalyst.store import (
     reporting_queries,
 )
 from catalyst.store.journal import START, ChainBreak
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Connection
 
 STUCK_AFTER: Final = timedelta(minutes=5)

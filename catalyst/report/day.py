@@ -10,13 +10,13 @@ from typing import Final
 
 from catalyst.domain.order import PositionSide, Purpose
 from catalyst.domain.position import CENT, ZERO
+from catalyst.domain.rows import PositionRow
 from catalyst.report.formatting import in_stage_order
 from catalyst.store import candidates, cycles, flat_proofs, positions, reporting_queries, risk_events
 from catalyst.store.candidates import ScanRow
 from catalyst.store.cycles import CycleRow
 from catalyst.store.flat_proofs import FlatProofRow
 from catalyst.store.pool import Connection
-from catalyst.store.positions import PositionRow
 from catalyst.store.reporting_queries import BookedFill
 
 _HUNDREDTH: Final = Decimal("0.01")

@@ -7,14 +7,13 @@ from decimal import Decimal
 from enum import StrEnum
 
 from catalyst.domain.order import Purpose, Status
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.report.day import trade_of
 from catalyst.report.formatting import describe_funnel, dollars, duration, price, quantity
 from catalyst.store import alerts, candidates, positions, reporting_queries
 from catalyst.store.alerts import Alert
 from catalyst.store.candidates import ScanRow
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Connection
-from catalyst.store.positions import PositionRow
 from catalyst.store.reporting_queries import BookedFill
 
 

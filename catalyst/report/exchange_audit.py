@@ -8,8 +8,7 @@ from typing import Final
 
 from catalyst.domain.order import PositionSide, Purpose, Side
 from catalyst.domain.position import CENT, ZERO
-from catalyst.store.orphans import Orphan
-from catalyst.store.positions import PositionRow
+from catalyst.domain.rows import Orphan, PositionRow
 from catalyst.store.reporting_queries import BookedFill
 
 _MAX_SHOWN: Final = 5

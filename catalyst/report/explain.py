@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from io import BytesIO
 
+from catalyst.domain.rows import OrderRow
 from catalyst.report.day import TradeSummary, trade_of
 from catalyst.store import candidates, cycles, reporting_queries, securities
 from catalyst.store.candidates import CandidateRow, FrameBlob, HeadlineRecord, IndicatorRecord, PatternRecord
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Connection
 from catalyst.store.reporting_queries import BookedFill
 

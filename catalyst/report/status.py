@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.position import ZERO
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.report.day import ScanFigures, scan_figures
 from catalyst.report.formatting import new_york_time
@@ -23,10 +24,8 @@ from catalyst.store import (
 from catalyst.store.cycles import CycleRow
 from catalyst.store.daemon_epoch import DaemonRow
 from catalyst.store.flat_proofs import FlatProofRow
-from catalyst.store.orders import OrderRow
 from catalyst.store.pipeline_views import OpenRisk
 from catalyst.store.pool import Connection
-from catalyst.store.positions import PositionRow
 from catalyst.store.proposals import ProposalRow
 from catalyst.store.reporting_queries import Latch, SessionRow
 

@@ -6,6 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from catalyst.domain.order import Status
+from catalyst.domain.rows import OrderRow
 from catalyst.report.day import TradeSummary
 from catalyst.report.explain import Explanation, SymbolScan
 from catalyst.report.formatting import describe_proof, dollars, duration, new_york_time, price, quantity
@@ -13,7 +14,6 @@ from catalyst.report.status import PositionLine, SystemStatus
 from catalyst.report.terminal import gain_text, new_table, new_york_datetime, render_trades
 from catalyst.store.candidates import CandidateRow
 from catalyst.store.cycles import CycleRow
-from catalyst.store.orders import OrderRow
 from catalyst.store.proposals import ProposalRow
 
 

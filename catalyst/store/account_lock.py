@@ -11,7 +11,8 @@ import asyncpg
 
 from catalyst.clock import StallTimer, wait_real
 from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
-from catalyst.store.pool import close_connection, connect, connected, translated_errors
+from catalyst.store.driver_errors import translated_errors
+from catalyst.store.pool import close_connection, connect, connected
 
 _PING_TIMEOUT_S: Final = 2.0  # real seconds for the lock's connection to respond
 # Real seconds between two pings: they bound a real socket and do not follow the market clock.

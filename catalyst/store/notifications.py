@@ -6,7 +6,8 @@ from typing import Self
 
 import asyncpg
 
-from catalyst.store.pool import close_connection, connect, translated_errors
+from catalyst.store.driver_errors import translated_errors
+from catalyst.store.pool import close_connection, connect
 
 
 class NotificationListener:

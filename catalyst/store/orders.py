@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.errors import StaleOrder
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
-from catalyst.domain.rows import NewOrder as NewOrder
-from catalyst.domain.rows import OrderRow as OrderRow
+from catalyst.domain.rows import NewOrder, OrderRow
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.order import PositionSide
 from catalyst.domain.position import CENT
-from catalyst.domain.rows import Orphan as Orphan
+from catalyst.domain.rows import Orphan
 
 if TYPE_CHECKING:
     from asyncpg import Record

@@ -15,10 +15,10 @@ the driver's errors that mean them. All other errors pass unchanged: those of a 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from decimal import Decimal
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 import orjson
@@ -28,6 +28,7 @@ from asyncpg.pool import PoolConnectionProxy
 from catalyst.clock import Clock
 from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable, InvariantBroken
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
+from catalyst.store.driver_errors import is_outage, raise_translated, raise_unavailable, translated_errors
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
@@ -44,73 +45,6 @@ _COMMAND_TIMEOUT_S: Final = (
 _CLOSE_TIMEOUT_S: Final = 2.0  # real seconds for a connection to close
 _MAX_ATTEMPTS: Final = 3
 _READ_WRITE: Final = SessionAttribute.read_write
-
-_CONTENTION_ERRORS: Final = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
-)
-
-_OUTAGE_ERRORS: Final = (
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.QueryCanceledError,
-)
-# Every class of error that the driver raises; a TimeoutError is an OSError.
-_DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-
-
-def _is_outage(error: BaseException) -> bool:
-    """Return true when `error` means that the database is unavailable, not that our request was wrong.
-
-    An OSError counts only when the driver raised it: other code in the block may raise one too. A ValueError of
-    the driver is a wrong argument or a wrong DSN.
-    """
-    if isinstance(error, OSError):
-        return _is_raised_by_driver(error)
-    return isinstance(error, _OUTAGE_ERRORS) and not isinstance(error, ValueError)
-
-
-def _is_raised_by_driver(error: BaseException) -> bool:
-    """Return true when the traceback of `error` passes through a module of asyncpg."""
-    traceback = error.__traceback__
-    while traceback is not None:
-        if str(traceback.tb_frame.f_globals.get("__name__")).startswith("asyncpg."):
-            return True
-        traceback = traceback.tb_next
-    return False
-
-
-def _raise_unavailable(error: BaseException) -> NoReturn:
-    raise DatabaseUnavailable(_describe(error)) from error
-
-
-def _raise_translated(error: BaseException) -> None:
-    """Raise DatabaseUnavailable or DatabaseContention when the driver's `error` means that; return otherwise."""
-    if isinstance(error, _CONTENTION_ERRORS):
-        raise DatabaseContention(_describe(error)) from error
-    if _is_outage(error):
-        _raise_unavailable(error)
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Raise the errors of the block as `Store` does; for statements on a connection outside the pool."""
-    try:
-        yield
-    except _DRIVER_ERRORS as error:
-        _raise_translated(error)
-        raise
 
 
 class ReservedConnections:
@@ -139,7 +73,7 @@ class ReservedConnections:
                 async with asyncio.timeout(_ACQUIRE_TIMEOUT_S):  # noqa: TID251 -- a connection's turn is real time
                     conn = await self._check_out()
             except TimeoutError as error:
-                _raise_unavailable(error)
+                raise_unavailable(error)
         try:
             yield conn
         except (asyncio.CancelledError, TimeoutError):
@@ -148,7 +82,7 @@ class ReservedConnections:
                 await conn.close(timeout=_ACQUIRE_TIMEOUT_S)
             raise
         except BaseException as error:  # whatever ended the block, the connection may be in the middle of it
-            if _is_outage(error) or not isinstance(error, asyncpg.PostgresError):
+            if is_outage(error) or not isinstance(error, asyncpg.PostgresError):
                 conn.terminate()
             raise
         finally:
@@ -261,7 +195,7 @@ class Store:
                 error.add_note(f"in {kind} {label!r}")
                 self._report_constraint_error(error)
                 await self._expire_if_read_only(error)
-                _raise_translated(error)
+                raise_translated(error)
                 raise
             reach(self._fault_point, label, Moment.AFTER)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.order import PositionSide
 from catalyst.domain.position import PositionState
-from catalyst.domain.rows import PositionRow as PositionRow
+from catalyst.domain.rows import PositionRow
 
 if TYPE_CHECKING:
     from asyncpg import Record

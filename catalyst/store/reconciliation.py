@@ -15,7 +15,8 @@ from catalyst.store import orders
 if TYPE_CHECKING:
     from asyncpg import Record
 
-    from catalyst.store.orders import Conn, OrderRow
+    from catalyst.domain.rows import OrderRow
+    from catalyst.store.orders import Conn
 
     RowCache = dict[int, tuple[Record, OrderRow]]  # by order
 

@@ -6,11 +6,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.order import Purpose, Side
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.store import orders, positions
 from catalyst.store.account_lock import lock_key
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Connection
-from catalyst.store.positions import PositionRow
 
 if TYPE_CHECKING:
     from asyncpg import Record

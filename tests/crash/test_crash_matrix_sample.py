@@ -13,8 +13,8 @@ from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.protection.position_protector import PositionProtector
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
+from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.store import orders
-from catalyst.store.orders import NewOrder, OrderRow
 from tests.conftest import PostgresServer
 from tests.crash.matrix import MAX_TRIES, parse_point
 from tests.crash.restartable_daemon import CrashPoint

@@ -17,8 +17,8 @@ from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.domain import order as order_machine
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
+from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.store import orders
-from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 from tests.store.raw_rows import AT, CYCLE, RawRows
 

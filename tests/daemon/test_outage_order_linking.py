@@ -8,8 +8,8 @@ from typing import Any
 from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill
+from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.store import invariant_checks, orders
-from catalyst.store.orders import NewOrder, OrderRow
 from tests.daemon.test_apply_batch import FULL, LedgerSetup, ledger_setup
 from tests.store.raw_rows import AT
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.fault_points import Moment
-from catalyst.store.orders import OrderRow
+from catalyst.domain.rows import OrderRow
 from tests.crash.fault_point import CrashAt
 from tests.dbfaults.postgres_proxy import PostgresProxy, open_proxy
 from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario

@@ -12,6 +12,7 @@ from catalyst.domain.fill_decision import Circumstances
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill
 from catalyst.domain.report_decision import decide
+from catalyst.domain.rows import NewOrder
 from catalyst.domain.session import Session
 from catalyst.store import (
     alerts,
@@ -28,7 +29,6 @@ from catalyst.store import (
 )
 from catalyst.store.candidates import Candidate, FrameBlob, HeadlineRecord, IndicatorRecord, PatternRecord
 from catalyst.store.daemon_epoch import RunInfo
-from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Connection, Store
 
 DAY = date(2026, 4, 8)

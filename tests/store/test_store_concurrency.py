@@ -18,6 +18,7 @@ from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.domain.errors import StaleOrder
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill
+from catalyst.domain.rows import NewOrder
 from catalyst.store import (
     alerts,
     commands,
@@ -32,7 +33,6 @@ from catalyst.store import (
 )
 from catalyst.store.constraint_errors import ExitExceedsPosition, StaleEpoch
 from catalyst.store.daemon_epoch import RunInfo
-from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Connection, Store, open_store
 from catalyst.store.proposals import Decision
 

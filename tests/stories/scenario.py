@@ -29,11 +29,11 @@ from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
+from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.market.interface import BarColumns, Market, NewsArticle, SnapshotColumns
 from catalyst.simulator.server import SimulatorServer, run_server
-from catalyst.store.orders import NewOrder, OrderRow
 from tests.audit import assert_journal_leads_to_state, assert_ledger_equals_exchange
 from tests.crash.fault_point import CrashAt
 from tests.simulator.manual_feed import ManualFeed, at

@@ -8,8 +8,8 @@ import pytest
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
+from catalyst.domain.rows import NewOrder
 from catalyst.store import orders, proposals
-from catalyst.store.orders import NewOrder
 from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
 

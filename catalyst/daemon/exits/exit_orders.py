@@ -7,9 +7,8 @@ from typing import Final
 from catalyst.domain.ids import client_order_id, unused_client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.domain.price import round_nearest, tick_of
+from catalyst.domain.rows import NewOrder, OrderRow, PositionRow
 from catalyst.store.exit_intents import ExitIntent
-from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.positions import PositionRow
 
 # Distance of a queued exit's limit beyond the last price, as a share of it: any likely reopening price fills it.
 QUEUED_EXIT_OFFSET: Final = Decimal("0.2")

@@ -19,13 +19,12 @@ from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import Purpose, Status
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store import alerts, exit_intents, flat_proofs, journal, orders, positions
 from catalyst.store.day_result import DayResult, compare, fills_needed_from, position_results
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
-from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 

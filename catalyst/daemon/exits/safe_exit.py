@@ -32,11 +32,10 @@ from catalyst.domain.errors import (
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.store import alerts, exit_intents, orders, positions
 from catalyst.store.exit_intents import ExitIntent
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
-from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 

@@ -13,8 +13,8 @@ from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
+from catalyst.domain.rows import OrderRow
 from catalyst.store import orders, proposals
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()

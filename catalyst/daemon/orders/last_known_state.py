@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from catalyst.store.orders import OrderRow
-    from catalyst.store.positions import PositionRow
+    from catalyst.domain.rows import OrderRow, PositionRow
 
 
 @dataclass

@@ -10,7 +10,7 @@ from catalyst.broker.port import Priority
 from catalyst.clock import Clock
 from catalyst.domain.order import Purpose
 from catalyst.domain.report import OrderRequest
-from catalyst.store.orders import OrderRow
+from catalyst.domain.rows import OrderRow
 
 IDLE_POLL_INTERVAL: Final = timedelta(seconds=0.2)
 

@@ -19,8 +19,8 @@ from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import BrokerError, NotFound
 from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
 from catalyst.domain.outcome import NotFoundCount, may_still_arrive
+from catalyst.domain.rows import OrderRow
 from catalyst.store import alerts, orders
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()

@@ -31,8 +31,8 @@ from catalyst.domain.errors import (
 )
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.report import OrderReport
+from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.store import orders
-from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()

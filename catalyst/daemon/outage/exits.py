@@ -25,8 +25,8 @@ from catalyst.domain.ids import client_order_id, is_ours
 from catalyst.domain.order import PositionSide, Purpose, Side, side_for
 from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME, NotFoundCount, may_still_arrive
 from catalyst.domain.report import OrderReport, OrderRequest, PositionReport, is_working_report
+from catalyst.domain.rows import OrderRow
 from catalyst.flat_proof_files import FlatProofFiles
-from catalyst.store.orders import OrderRow
 
 log = structlog.get_logger()
 

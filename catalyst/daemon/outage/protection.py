@@ -25,8 +25,7 @@ from catalyst.domain.order import PositionSide, Purpose, Side, Status, side_for,
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import ExitOrder, Protection, protection_of
 from catalyst.domain.report import OrderReport, OrderRequest, PositionReport, is_working_report
-from catalyst.store.orders import OrderRow
-from catalyst.store.positions import PositionRow
+from catalyst.domain.rows import OrderRow, PositionRow
 
 log = structlog.get_logger()
 

@@ -19,11 +19,10 @@ from catalyst.daemon.outage.exits import OutageExit
 from catalyst.daemon.outage.spool import SpoolContents, SpoolEntry, SpoolEntryKind
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.report import OrderReport
+from catalyst.domain.rows import NewOrder, PositionRow
 from catalyst.domain.session import trading_date
 from catalyst.store import alerts, cycles, exit_intents, flat_proofs, latches, orders, positions, quarantine
-from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Store
-from catalyst.store.positions import PositionRow
 
 if TYPE_CHECKING:
     from catalyst.store.orders import Conn

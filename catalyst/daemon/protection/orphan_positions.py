@@ -26,9 +26,9 @@ from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import EXITS, WORKING, PositionSide, Purpose, Status, side_for
 from catalyst.domain.protection import ExitOrder, Protection, default_levels, protection_of
 from catalyst.domain.report import PositionReport
+from catalyst.domain.rows import NewOrder, OrderRow, Orphan
 from catalyst.store import alerts, orders, orphans, positions
-from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.orphans import OVERSOLD, UNEXPLAINED, Orphan
+from catalyst.store.orphans import OVERSOLD, UNEXPLAINED
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()

@@ -31,11 +31,10 @@ from catalyst.domain.protection import (
     default_levels,
     protection_of,
 )
+from catalyst.domain.rows import NewOrder, OrderRow, PositionRow
 from catalyst.store import exit_intents, orders, positions
 from catalyst.store.constraint_errors import ExitExceedsPosition
-from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
-from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 

@@ -17,10 +17,9 @@ from catalyst.config.current import CurrentConfig
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.store import alerts, orders, positions, risk_events
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
-from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 

@@ -21,8 +21,8 @@ from catalyst.daemon.reconciliation.discrepancies import (
 from catalyst.daemon.reconciliation.discrepancy_actions import DiscrepancyActions
 from catalyst.daemon.trading_state.entry_gate import DISCREPANCIES, EntryGate
 from catalyst.domain.report import OrderReport, PositionReport
+from catalyst.domain.rows import OrderRow
 from catalyst.store import reconciliation
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
 
 # A fill can be on the stream this long before it is in the account activities.

@@ -14,7 +14,7 @@ from typing import Final
 from catalyst.domain.order import TERMINAL, WORKING, Purpose, Status, status_of
 from catalyst.domain.position import PositionState
 from catalyst.domain.report import OrderReport, PositionReport
-from catalyst.store.orders import OrderRow
+from catalyst.domain.rows import OrderRow
 from catalyst.store.reconciliation import Contradiction, StoredHolding
 
 ZERO: Final = Decimal(0)

@@ -13,10 +13,10 @@ from catalyst.domain.ids import ENTRY_ROLE, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.report import OrderReport, is_working_report
+from catalyst.domain.rows import NewOrder
 from catalyst.domain.session import trading_date
 from catalyst.store import alerts, cycles, exit_intents, orders, orphans, positions, quarantine
 from catalyst.store.constraint_errors import ExitExceedsPosition
-from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()

@@ -28,8 +28,8 @@ from catalyst.daemon.trading_state.entry_gate import DATABASE, EntryGate
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import WORKING, Status
 from catalyst.domain.report import Fill, OrderReport
+from catalyst.domain.rows import OrderRow
 from catalyst.store import orders, positions, reconciliation
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()

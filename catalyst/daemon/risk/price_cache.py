@@ -20,9 +20,9 @@ from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import PositionSide
 from catalyst.domain.report import Quote, Trade
+from catalyst.domain.rows import PositionRow
 from catalyst.store import alerts, positions
 from catalyst.store.pool import Store
-from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 

@@ -29,10 +29,9 @@ from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.order import WORKING, PositionSide, Purpose
 from catalyst.domain.position import CloseReason
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.store import orders, positions
-from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
-from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 

@@ -17,9 +17,9 @@ from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.bracket_check import invalid_bracket_reason
 from catalyst.domain.errors import BrokerError, UserError
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
+from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.pipeline.plan import Plan
 from catalyst.store import candidates, orders, positions, proposals
-from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.proposals import Decision
 
