@@ -101,7 +101,7 @@ def build_components(
     config = CurrentConfig(settings.config)
     gate.close("stream", "trade updates are not connected yet")
     current_day = CurrentDay(store, gate, clock)
-    ledger = OrderLedger(store, broker, clock, epoch, config)
+    ledger = OrderLedger(store, broker, clock, epoch, config, symbols=gate.symbols)
     submission = OrderSubmission(store, broker, ledger, gate, clock, config, epoch)
     exits = SafeExit(store, broker, ledger, submission, current_day, clock, epoch)
     flatten = Flatten(store, broker, ledger, submission, exits, gate, clock, proofs)

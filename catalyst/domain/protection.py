@@ -1,13 +1,16 @@
 """Protection of a position: decides from its exit orders whether every share is under a working stop. Pure."""
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
-from catalyst.domain.order import PositionSide, Purpose, Status
+from catalyst.domain.order import EXITS, WORKING, PositionSide, Purpose, Status, side_for, status_of
 from catalyst.domain.price import round_stop, round_target
+from catalyst.domain.report import OrderReport
+from catalyst.domain.rows import OrderRow
 
 # The broker statuses of an exit order that is working.
 LIVE_STATUSES: Final = frozenset(
@@ -38,6 +41,84 @@ class ExitOrder:
     remaining: Decimal
     inactive: bool  # a leg whose entry may still fill
     group: int = 0  # equal for a stop and its target
+
+
+def exit_orders_of(rows: Sequence[OrderRow]) -> list[ExitOrder]:
+    """Return the exit orders of a position or an orphan, by its rows.
+
+    A leg is inactive while its entry is not completely filled.
+    """
+    unfilled = unfilled_entries(rows)
+    return [
+        ExitOrder(
+            row.order_purpose,
+            row.status,
+            row.broker_status,
+            row.remaining,
+            row.parent_order_id in unfilled,
+            row.parent_order_id or row.order_id,
+        )
+        for row in rows
+        if row.order_purpose in EXITS
+    ]
+
+
+def unfilled_entries(rows: Sequence[OrderRow]) -> set[int | None]:
+    """Return the ids of entries that are not completely filled: their legs protect nothing.
+
+    A replaced entry counts as filled when the order that replaced it is filled.
+    """
+    replacements = {row.replaces: row for row in rows if row.replaces is not None}
+    unfilled: set[int | None] = set()
+    for row in rows:
+        last = row
+        while last.status is Status.REPLACED and last.order_id in replacements:
+            last = replacements[last.order_id]
+        if row.order_purpose is Purpose.ENTRY and last.status is not Status.FILLED:
+            unfilled.add(row.order_id)
+    if unfilled:  # legs of an entry that was replaced before it filled are inactive with its replacement
+        order_ids = {row.order_id for row in rows}
+        unfilled |= {row.parent_order_id for row in rows if row.parent_order_id not in {None, *order_ids}}
+    return unfilled
+
+
+def exit_orders_of_reports(
+    parents: Sequence[OrderReport], symbol: str, side: PositionSide
+) -> list[ExitOrder]:
+    """Return the working exits of a symbol that the broker shows; `parents` are its top-level orders, with their legs.
+
+    Legs of an entry that is not completely filled are inactive.
+    """
+    exits: list[ExitOrder] = []
+    for group, parent in enumerate(parents):
+        if parent.symbol != symbol:
+            continue
+        is_entry = parent.side is side_for(side, Purpose.ENTRY)
+        inactive = is_entry and _status_of(parent) is not Status.FILLED
+        for order in (parent, *parent.legs):
+            status = _status_of(order)
+            if order.side is side_for(side, Purpose.EXIT) and status in WORKING:
+                exits.append(
+                    ExitOrder(
+                        _exit_purpose(order),
+                        status,
+                        order.broker_status,
+                        order.quantity - order.filled_qty,
+                        inactive,
+                        group,
+                    )
+                )
+    return exits
+
+
+def _exit_purpose(order: OrderReport) -> Purpose:
+    if order.order_type == "market":
+        return Purpose.EXIT
+    return Purpose.TAKE_PROFIT if order.order_type == "limit" else Purpose.STOP_LOSS
+
+
+def _status_of(order: OrderReport) -> Status | None:
+    return status_of(order.broker_status, order.filled_qty, order.quantity)
 
 
 def protection_of(quantity: Decimal, exits: list[ExitOrder]) -> Protection:

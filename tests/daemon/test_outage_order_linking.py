@@ -5,6 +5,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill
@@ -124,7 +125,7 @@ async def test_outage_oco_stop_is_linked_when_target_is_cancelled(ledger_setup: 
             epoch=1,
         )
     await ledger_setup.ledger.load_unlinked_symbols()
-    assert ledger_setup.ledger.unlinked_symbols == {entry.symbol}
+    assert ledger_setup.ledger.symbols.symbols(SymbolReason.UNLINKED) == {entry.symbol}
     assert not await book_fill(ledger_setup, "stop", 100, 100, after=61)
     assert await book_fill(ledger_setup, entry.alpaca_order_id, 100, 100, after=10)
     assert await book_fill(ledger_setup, "stop", 100, 100, after=61)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from catalyst.daemon.startup import acquire_host_lock
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import UserError
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
@@ -50,7 +51,7 @@ async def test_share_mismatch_at_start_blocks_entries_until_confirmed(database: 
         assert (await scenario.submit_entry("MSFT", 5, **ENTRY)).status == "rejected"
         assert await scenario.count_submitted("MSFT") == 0
         await scenario.advance(seconds=20)
-        assert (gate.is_open, "AAPL" in gate.mismatched_symbols) == (True, True)
+        assert (gate.is_open, gate.symbols.has(SymbolReason.MISMATCHED, "AAPL")) == (True, True)
         assert "QTY_MISMATCH" in await scenario.alert_events()
         held.qty += 4
         for _ in range(40):

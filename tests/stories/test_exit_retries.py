@@ -3,6 +3,7 @@
 import itertools
 from datetime import datetime
 
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.fault_points import Moment
 from tests.stories.scenario import Scenario, open_scenario
 
@@ -92,7 +93,7 @@ async def test_exit_is_not_resent_while_outage_exit_handles_symbol(database: str
                 calls.append(
                     bool(submission.requests._in_flight)
                 )  # so the outage exit waits for this request
-                submission.outage_symbols.add("AAPL")
+                submission.requests.symbols.add(SymbolReason.OUTAGE_EXIT, "AAPL")
 
         scenario.crash_trigger.on_step = take_over_symbol
         await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=1)

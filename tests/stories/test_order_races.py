@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.report import Fill
 from tests.stories.scenario import ENTRY, open_scenario
 
@@ -181,7 +182,7 @@ async def test_surplus_is_bought_back_when_both_exits_fill(database: str) -> Non
         assert (orphan["quantity"], orphan["end_reason"]) == (0, "exited")
         await scenario.advance(seconds=10)
         assert scenario.components is not None
-        assert "AAPL" not in scenario.components.gate.mismatched_symbols
+        assert not scenario.components.gate.symbols.has(SymbolReason.MISMATCHED, "AAPL")
         await scenario.assert_consistent(crossed_zero=True)
 
 

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from tests.simulator.manual_feed import MONDAY, at
@@ -72,7 +73,7 @@ async def test_purchase_by_hand_follows_orphan_policy(database: str, policy: str
         if policy == "alert":
             assert (position["status"], await working_exits(scenario, "AAPL")) == ("closed", [])
             assert "EXTERNAL_FILL" in await scenario.alert_events()
-            assert "AAPL" in scenario.components.gate.mismatched_symbols
+            assert scenario.components.gate.symbols.has(SymbolReason.MISMATCHED, "AAPL")
             return
         assert (position["status"], position["quantity"]) == ("open", 7)
         assert position["cycle_id"] == scenario.components.current_day.cycle_id
@@ -139,7 +140,7 @@ async def test_orphan_shares_are_protected_until_sold(database: str) -> None:
         assert (orphan["quantity"], orphan["end_reason"], orphan["exited_qty"]) == (0, "exited", 7)
         assert orphan["realized_pnl"] is None  # their cost is unknown
         assert scenario.components is not None
-        assert "AAPL" not in scenario.components.gate.mismatched_symbols
+        assert not scenario.components.gate.symbols.has(SymbolReason.MISMATCHED, "AAPL")
 
 
 async def test_orphan_shares_are_sold_with_close_policy(database: str) -> None:

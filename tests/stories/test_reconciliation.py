@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from catalyst.daemon.reconciliation.reconciler import ReconciliationResult
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from tests.stories.scenario import Scenario, open_scenario
 
 
@@ -66,7 +67,7 @@ async def test_reconciliation_reports_database_contradiction_once(database: str,
         assert not result.clean
         messages = await reconciliation_alerts(scenario)
         assert message in messages[event], messages
-        assert "AAPL" in scenario.components.gate.mismatched_symbols
+        assert scenario.components.gate.symbols.has(SymbolReason.MISMATCHED, "AAPL")
         quarantined = "SELECT count(*) FROM quarantine WHERE reason LIKE $1 || '%'"
         count = await scenario.conn.fetchval(quarantined, event)
         assert count >= 1
@@ -111,7 +112,7 @@ async def test_reconciliation_reports_order_missing_at_broker(database: str) -> 
         await reconcile_on_demand(scenario)
         assert "the broker does not list it" in (await reconciliation_alerts(scenario))["ORDER_MISMATCH"]
         assert scenario.components is not None
-        assert "AAPL" in scenario.components.gate.mismatched_symbols
+        assert scenario.components.gate.symbols.has(SymbolReason.MISMATCHED, "AAPL")
 
 
 async def test_reconciliation_reports_fill_unknown_to_broker(database: str) -> None:
@@ -148,10 +149,10 @@ async def test_reconciliation_reports_missing_shares_without_orders(database: st
         assert position is not None
         assert (position["quantity"], await scenario.count_submitted("AAPL")) == (20, submitted_before)
         assert scenario.components is not None
-        assert "AAPL" in scenario.components.gate.mismatched_symbols
+        assert scenario.components.gate.symbols.has(SymbolReason.MISMATCHED, "AAPL")
         held.qty += 8
         await scenario.advance(seconds=70)
-        assert "AAPL" not in scenario.components.gate.mismatched_symbols
+        assert not scenario.components.gate.symbols.has(SymbolReason.MISMATCHED, "AAPL")
         await scenario.assert_consistent()
 
 

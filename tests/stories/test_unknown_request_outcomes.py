@@ -8,6 +8,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
 from catalyst.store import orders
@@ -64,11 +65,11 @@ async def test_entry_that_never_arrived_frees_its_symbol(database: str, rule: di
         await scenario.advance(seconds=8)
         assert [o["status"] for o in await scenario.orders("AAPL")] == ["submitted"]
         assert scenario.components is not None
-        assert "AAPL" in scenario.components.gate.unresolved_symbols
+        assert scenario.components.gate.symbols.has(SymbolReason.UNRESOLVED, "AAPL")
         await scenario.advance(seconds=20)
         orders = await scenario.orders("AAPL")
         assert [(o["status"], o["rejection_reason"]) for o in orders] == [("rejected", "NEVER_ARRIVED")]
-        assert "AAPL" not in scenario.components.gate.unresolved_symbols
+        assert not scenario.components.gate.symbols.has(SymbolReason.UNRESOLVED, "AAPL")
         await scenario.assert_consistent()
 
 

@@ -165,7 +165,7 @@ class SafeExit:
             if position.status == PositionStatus.CLOSED:
                 await self._end_intent(intent, "done")
                 return
-            if position.symbol in self.submission.outage_symbols:
+            if self.submission.is_in_outage_exit(position.symbol):
                 return  # the outage exit is closing it, and the database does not show that yet
             if not alerted and self.clock.now() - began > SLOW_EXIT_AFTER:
                 alerted = True

@@ -21,6 +21,7 @@ from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.report_log import log_decision
 from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.daemon.trading_state.symbol_states import SymbolReason, SymbolStates
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.fill_decision import Circumstances
 from catalyst.domain.order import TERMINAL, Purpose, Verdict
@@ -63,8 +64,7 @@ class OrderLedger:
     # Notified when orphan shares appear or their number changes.
     orphan_found: ChangeSignal = field(default_factory=ChangeSignal)
     stale_reports: int = 0
-    # Symbols with orders sent during a database outage and not yet linked to a position.
-    unlinked_symbols: set[str] = field(default_factory=set)
+    symbols: SymbolStates = field(default_factory=SymbolStates)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Working orders as last written or read, by client order id, oldest first.
     _row_cache: dict[str, OrderRow] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class OrderLedger:
     async def load_unlinked_symbols(self) -> None:
         """Load the symbols with outage orders of previous runs that are not linked to a position yet."""
         async with self.store.read() as conn:
-            self.unlinked_symbols |= await orders.symbols_with_unlinked_orders(conn)
+            self.symbols.add(SymbolReason.UNLINKED, *await orders.symbols_with_unlinked_orders(conn))
 
     def cache_row(self, row: OrderRow) -> None:
         """Cache a working row for its next report; remove a terminal one."""
@@ -122,7 +122,7 @@ class OrderLedger:
         caller then applies the first message by itself.
         """
         async with self._lock:
-            if any(update.order.symbol in self.unlinked_symbols for update in updates):
+            if any(self.symbols.has(SymbolReason.UNLINKED, update.order.symbol) for update in updates):
                 return 0
             batch = [(update.order, update.fill) for update in updates]
             count, decision = decide_batch(self._cached_rows(), batch, self._circumstances("stream"))
@@ -252,7 +252,7 @@ class OrderLedger:
         write_partly: bool,
     ) -> Decision | None:
         """Decide from cached or just read rows; return None, with nothing written, when one statement is not enough."""
-        if report is None or report.symbol in self.unlinked_symbols:
+        if report is None or self.symbols.has(SymbolReason.UNLINKED, report.symbol):
             return None  # outage orders may have to be linked to the position
         for rows in (self._cached_rows(), None):
             if rows is None:
@@ -285,7 +285,7 @@ class OrderLedger:
             self._row_cache.pop(each.client_order_id, None)
         label = "book_fill" if report is None else "apply_report"
         async with self.store.tx(label) as conn:
-            rows = await report_rows.lock(conn, group, fills, unlinked_symbols=self.unlinked_symbols)
+            rows = await report_rows.lock(conn, group, fills, unlinked_symbols=given.unlinked_symbols)
             if report is None and not rows.by_broker_id:
                 return Decision(unknown_broker_ids=frozenset(fill.broker_id for fill in fills))
             decision = decide(rows, report, fills, given)
@@ -340,7 +340,11 @@ class OrderLedger:
     def _circumstances(self, source: str, *, entries_complete: bool = False) -> Circumstances:
         adopted = self.last_known.symbols if self.config.reconcile.orphans != "alert" else frozenset()
         return Circumstances(
-            self.clock.now(), source, adopted, self.unlinked_symbols, entries_complete=entries_complete
+            self.clock.now(),
+            source,
+            adopted,
+            self.symbols.symbols(SymbolReason.UNLINKED),
+            entries_complete=entries_complete,
         )
 
     async def _fetch_fills(self, broker_ids: Sequence[str]) -> list[Fill]:

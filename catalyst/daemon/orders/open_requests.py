@@ -8,6 +8,7 @@ from typing import Final
 
 from catalyst.broker.port import Priority
 from catalyst.clock import Clock
+from catalyst.daemon.trading_state.symbol_states import SymbolReason, SymbolStates
 from catalyst.domain.order import Purpose
 from catalyst.domain.report import OrderRequest
 from catalyst.domain.rows import OrderRow
@@ -20,8 +21,8 @@ class OpenRequests:
     """Rows without a certain outcome, and the symbols in which only the outage exit may send orders."""
 
     clock: Clock
+    symbols: SymbolStates
     unresolved: dict[int, OrderRow] = field(default_factory=dict)  # by order id, as last sent
-    outage_symbols: set[str] = field(default_factory=set)  # symbols that the outage exit is closing
     _in_flight: set[int] = field(default_factory=set)  # order ids with an open request
 
     def add(self, row: OrderRow) -> None:
@@ -42,6 +43,10 @@ class OpenRequests:
         finally:
             self._in_flight.discard(order_id)
 
+    def is_in_outage_exit(self, symbol: str) -> bool:
+        """Return true while the outage exit alone may send orders of the symbol."""
+        return self.symbols.has(SymbolReason.OUTAGE_EXIT, symbol)
+
     def is_in_flight(self, order_id: int) -> bool:
         """Return true while a request for this row is open or will be repeated."""
         return order_id in self._in_flight
@@ -59,7 +64,7 @@ class OpenRequests:
 
 
 def priority_of(row: OrderRow) -> Priority:
-    """Return EXIT, which may use the reserved request budget, for closing and protecting orders; else ROUTINE."""
+    """Return EXIT, which may use the reserve of the rate limit, for closing and protecting orders; else ROUTINE."""
     return Priority.ROUTINE if row.order_purpose is Purpose.ENTRY else Priority.EXIT
 
 

@@ -15,7 +15,7 @@ from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.open_requests import OpenRequests, priority_of, request_of
-from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, NotFound
 from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
 from catalyst.domain.outcome import NotFoundCount, may_still_arrive
@@ -39,7 +39,6 @@ class OutcomeResolution:
     store: Store
     broker: Broker
     ledger: OrderLedger
-    gate: EntryGate
     requests: OpenRequests
     clock: Clock
     epoch: int
@@ -114,12 +113,12 @@ class OutcomeResolution:
 
     async def _resolve(self, row: OrderRow) -> Status:
         """Look the order up until its outcome is certain; return its status. Its symbol gets no entry meanwhile."""
-        self.gate.unresolved_symbols.add(row.symbol)
+        self.requests.symbols.add(SymbolReason.UNRESOLVED, row.symbol)
         self.requests.unresolved.setdefault(row.order_id, row)
         try:
             return await self._look_up_until_certain(row)
         finally:
-            self.gate.unresolved_symbols.discard(row.symbol)
+            self.requests.symbols.remove(SymbolReason.UNRESOLVED, row.symbol)
 
     async def _look_up_until_certain(self, row: OrderRow) -> Status:
         """Look the order up, at growing intervals, until it is found or certainly never arrived."""
@@ -186,7 +185,9 @@ class OutcomeResolution:
 
     def _may_resend(self, row: OrderRow) -> bool:
         """Return true unless a request for the row is open, or the outage exit is closing its symbol."""
-        return not self.requests.is_in_flight(row.order_id) and row.symbol not in self.requests.outage_symbols
+        return not self.requests.is_in_flight(row.order_id) and not self.requests.is_in_outage_exit(
+            row.symbol
+        )
 
     async def _resend(self, row: OrderRow) -> OrderRow:
         """Send the same client order id again if its row allows it; return the row as it is afterwards.
@@ -198,7 +199,7 @@ class OutcomeResolution:
         with self.requests.in_flight(row.order_id):  # the outage exit waits for open requests of the symbol
             counted = await self.count_attempt(row.order_id)
             # The outage exit may have begun while the database was slow.
-            if counted is not None and counted.symbol not in self.requests.outage_symbols:
+            if counted is not None and not self.requests.is_in_outage_exit(counted.symbol):
                 log.warning(
                     "order_resubmitted", order_id=row.order_id, symbol=row.symbol, purpose=row.order_purpose
                 )

@@ -58,15 +58,14 @@ class OrderSubmission:
     resolution: OutcomeResolution = field(init=False)
 
     def __post_init__(self) -> None:
-        self.requests = OpenRequests(self.clock)
+        self.requests = OpenRequests(self.clock, self.gate.symbols)
         self.resolution = OutcomeResolution(
-            self.store, self.broker, self.ledger, self.gate, self.requests, self.clock, self.epoch
+            self.store, self.broker, self.ledger, self.requests, self.clock, self.epoch
         )
 
-    @property
-    def outage_symbols(self) -> set[str]:
-        """Symbols that the outage exit is closing; nothing else sends orders in them."""
-        return self.requests.outage_symbols
+    def is_in_outage_exit(self, symbol: str) -> bool:
+        """Return true while the outage exit is closing the symbol; nothing else sends orders in it."""
+        return self.requests.is_in_outage_exit(symbol)
 
     async def place(self, new: NewOrder, *, note: str) -> OrderRow:
         """Write a new order as submitted, send it, and return its row after the answer (or without one).
@@ -279,7 +278,7 @@ class OrderSubmission:
 
         An exit may always be sent, unless the outage exit is closing the symbol.
         """
-        if row.symbol in self.outage_symbols:
+        if self.is_in_outage_exit(row.symbol):
             return "the outage exit is closing this position"
         if row.order_purpose is not Purpose.ENTRY:
             return None

@@ -20,6 +20,7 @@ from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.open_requests import OpenRequests
 from catalyst.daemon.outage.spool import Spool, SpoolEntryKind
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DuplicateOrder, NotFound, OrderRejected
 from catalyst.domain.ids import client_order_id, is_ours
 from catalyst.domain.order import PositionSide, Purpose, Side, side_for
@@ -118,14 +119,17 @@ class OutageExit:
             log.critical("outage_flatten", reason=reason, by=by, spool=str(self.spool.path))
             if latch is not None:
                 self.spool.write(SpoolEntryKind.LATCH, self.clock.now(), name=latch, reason=reason, by=by)
-            previous_symbols = set(self.requests.outage_symbols)
+            symbols = self.requests.symbols
+            previous_symbols = symbols.symbols(SymbolReason.OUTAGE_EXIT)
             if keep_running:
-                self.requests.outage_symbols.update(self.last_known.symbols)
+                symbols.add(SymbolReason.OUTAGE_EXIT, *self.last_known.symbols)
                 await self.requests.wait_until_idle(MAX_IN_FLIGHT_TIME)
             result = await self._exit_until_flat(None, reason, by, within, purpose, market_open=market_open)
             if keep_running and not (result.flat and self.spool.pending):
                 # Not proven: these symbols may be exited again, with or without the database.
-                self.requests.outage_symbols.intersection_update(previous_symbols)
+                symbols.set_symbols(
+                    SymbolReason.OUTAGE_EXIT, symbols.symbols(SymbolReason.OUTAGE_EXIT) & previous_symbols
+                )
             return result
 
     async def exit_symbol(self, symbol: str, *, reason: str, by: str, within: timedelta) -> OutageFlatResult:
@@ -133,14 +137,14 @@ class OutageExit:
 
         After that, no other order is sent in it until the spool is imported.
         """
-        outage_symbols = self.requests.outage_symbols
         async with self.lock:
             log.critical("outage_exit", symbol=symbol, reason=reason, spool=str(self.spool.path))
-            outage_symbols.add(symbol)
+            self.requests.symbols.add(SymbolReason.OUTAGE_EXIT, symbol)
             await self.requests.wait_until_idle(MAX_IN_FLIGHT_TIME, symbol)
             result = await self._exit_until_flat({symbol}, reason, by, within, Purpose.EXIT, market_open=True)
             if not result.flat:
-                outage_symbols.discard(symbol)  # may be exited again, with or without the database
+                # It may be exited again, with or without the database.
+                self.requests.symbols.remove(SymbolReason.OUTAGE_EXIT, symbol)
             return result
 
     async def _exit_until_flat(

@@ -19,12 +19,13 @@ from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.outage.exits import OutageExit, OutageFlatResult, OutageSnapshot
 from catalyst.daemon.outage.spool import SpoolEntryKind
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DuplicateOrder, OrderRejected
 from catalyst.domain.ids import client_order_id, is_ours
-from catalyst.domain.order import PositionSide, Purpose, Side, Status, side_for, status_of
+from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.domain.position import CloseReason
-from catalyst.domain.protection import ExitOrder, Protection, protection_of
-from catalyst.domain.report import OrderReport, OrderRequest, PositionReport, is_working_report
+from catalyst.domain.protection import Protection, exit_orders_of_reports, protection_of
+from catalyst.domain.report import OrderReport, OrderRequest, PositionReport
 from catalyst.domain.rows import OrderRow, PositionRow
 
 log = structlog.get_logger()
@@ -118,7 +119,9 @@ class OutageProtection:
     async def _protect_position(self, snapshot: OutageSnapshot, position: PositionRow) -> None:
         """Do one step towards a stop for exactly the shares held."""
         symbol = position.symbol
-        state = protection_of(position.quantity, list(_exit_orders(snapshot, symbol, position.side)))
+        state = protection_of(
+            position.quantity, exit_orders_of_reports(snapshot.top_level_orders, symbol, position.side)
+        )
         if state in (Protection.PROTECTED, Protection.EXCESS):
             self._unprotected_since.pop(symbol, None)
             return
@@ -172,7 +175,7 @@ class OutageProtection:
             take_profit=position.take_profit,
             stop_loss=position.stop_loss,
         )
-        self.outage_exit.requests.outage_symbols.add(symbol)
+        self.outage_exit.requests.symbols.add(SymbolReason.OUTAGE_EXIT, symbol)
         self.outage_exit.spool.write(
             SpoolEntryKind.PROTECT,
             self.clock.now(),
@@ -241,36 +244,3 @@ class OutageProtection:
 
 def _is_entry_side(order: OrderReport, side: PositionSide) -> bool:
     return order.side is side_for(side, Purpose.ENTRY)
-
-
-def _exit_orders(snapshot: OutageSnapshot, symbol: str, side: PositionSide) -> "list[ExitOrder]":
-    """Return the working exits that the broker shows; legs of an entry that is not completely filled are inactive."""
-    exits: list[ExitOrder] = []
-    exit_side: Side = side_for(side, Purpose.EXIT)
-    for group, parent in enumerate(snapshot.top_level_orders):
-        if parent.symbol != symbol:
-            continue
-        is_entry = _is_entry_side(parent, side)
-        inactive = is_entry and _order_status(parent) is not Status.FILLED
-        for order in (parent, *parent.legs):
-            status = _order_status(order)
-            if order.side is not exit_side or not is_working_report(order) or status is None:
-                continue
-            purpose = Purpose.TAKE_PROFIT if order.order_type == "limit" else Purpose.STOP_LOSS
-            if order.order_type == "market":
-                purpose = Purpose.EXIT
-            exits.append(
-                ExitOrder(
-                    purpose,
-                    status,
-                    order.broker_status,
-                    order.quantity - order.filled_qty,
-                    inactive=inactive,
-                    group=group,
-                )
-            )
-    return exits
-
-
-def _order_status(order: OrderReport) -> Status | None:
-    return status_of(order.broker_status, order.filled_qty, order.quantity)

@@ -17,6 +17,7 @@ from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.outage.exits import OutageExit
 from catalyst.daemon.outage.spool import SpoolContents, SpoolEntry, SpoolEntryKind
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.report import OrderReport
 from catalyst.domain.rows import NewOrder, PositionRow
@@ -58,7 +59,9 @@ class SpoolImport:
             contents = spool.read()
             await self._import_contents(contents)
             archive_path = spool.archive(contents.key)
-            self.outage_exit.requests.outage_symbols.clear()  # the database shows the exits now
+            self.outage_exit.requests.symbols.set_symbols(
+                SymbolReason.OUTAGE_EXIT, ()
+            )  # the database shows the exits now
             log.warning(
                 "spool_imported",
                 entries=len(contents.entries),
@@ -248,7 +251,7 @@ class SpoolImport:
             note=entry.text("reason"),
         )
         if position is None:
-            self.ledger.unlinked_symbols.add(symbol)
+            self.ledger.symbols.add(SymbolReason.UNLINKED, symbol)
 
     async def _mark_rejected(self, conn: "Conn", entry: SpoolEntry) -> None:
         """Mark an order as rejected that the broker rejected and does not list."""

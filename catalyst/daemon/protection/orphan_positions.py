@@ -21,10 +21,11 @@ from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission, without_legs
 from catalyst.daemon.runtime.supervisor import run_on_signal
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import client_order_id
-from catalyst.domain.order import EXITS, WORKING, PositionSide, Purpose, Status, side_for
-from catalyst.domain.protection import ExitOrder, Protection, default_levels, protection_of
+from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
+from catalyst.domain.protection import Protection, default_levels, exit_orders_of, protection_of
 from catalyst.domain.report import PositionReport
 from catalyst.domain.rows import NewOrder, OrderRow, Orphan
 from catalyst.store import alerts, orders, orphans, positions
@@ -87,9 +88,11 @@ class OrphanPositions:
 
     async def _check_orphan(self, orphan: Orphan) -> bool:
         """Do one step for one orphan; return true while it needs another one soon."""
-        if orphan.symbol in self.submission.outage_symbols:
+        if self.submission.is_in_outage_exit(orphan.symbol):
             return False  # the outage exit is closing it, and the database does not show that yet
-        if orphan.symbol in self.ledger.unlinked_symbols and await self._is_awaiting_entry_fill(orphan):
+        if self.ledger.symbols.has(
+            SymbolReason.UNLINKED, orphan.symbol
+        ) and await self._is_awaiting_entry_fill(orphan):
             return False  # no orphan: an unlinked order of these shares waits for the entry's fills
         rows = await self._order_rows(orphan)
         working = [row for row in rows if row.status in WORKING]
@@ -242,20 +245,8 @@ class OrphanPositions:
 
         Return true while another step is needed soon.
         """
-        exits = [
-            ExitOrder(
-                row.order_purpose,
-                row.status,
-                row.broker_status,
-                row.remaining,
-                inactive=False,
-                group=row.parent_order_id or row.order_id,
-            )
-            for row in rows
-            if row.order_purpose in EXITS
-        ]
         stops = [row for row in working if row.order_purpose is Purpose.STOP_LOSS]
-        if protection_of(orphan.quantity, exits) is Protection.PROTECTED:
+        if protection_of(orphan.quantity, exit_orders_of(rows)) is Protection.PROTECTED:
             await self._mark_protected(orphan, stops[0].stop_price)
             return False
         if orphan.protected_at is not None:

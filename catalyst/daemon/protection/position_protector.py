@@ -17,7 +17,7 @@ from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
-from catalyst.daemon.protection.unprotected_time import UnprotectedTime, unfilled_entries
+from catalyst.daemon.protection.unprotected_time import UnprotectedTime
 from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
@@ -26,9 +26,9 @@ from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import (
     UNACKNOWLEDGED_REASON,
-    ExitOrder,
     Protection,
     default_levels,
+    exit_orders_of,
     protection_of,
 )
 from catalyst.domain.rows import NewOrder, OrderRow, PositionRow
@@ -112,7 +112,7 @@ class PositionProtector:
             fingerprint = _fingerprint(position, rows[position.position_id])
             if position.position_id in with_intent or self._verified.get(position.position_id) == fingerprint:
                 continue
-            if position.symbol in self.submission.outage_symbols:
+            if self.submission.is_in_outage_exit(position.symbol):
                 continue  # the outage exit is closing it, and the database does not show that yet
             has_unconfirmed = True
             task = self._tasks.get(position.position_id)
@@ -135,7 +135,7 @@ class PositionProtector:
         position, rows = await self._read_position(position_id)
         if position.quantity == 0:
             return
-        state = protection_of(position.quantity, _exit_orders(rows))
+        state = protection_of(position.quantity, exit_orders_of(rows))
         if state is Protection.PROTECTED:
             self._excess_since.pop(position_id, None)
             self._pending_since.pop(position_id, None)
@@ -319,23 +319,6 @@ def _level_already_crossed(position: PositionRow, rejection: str) -> str | None:
     if "take_profit" in message and "stop" not in message:
         return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is beyond its target ${position.take_profit} already"
     return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is beyond its stop ${position.stop_loss} already"
-
-
-def _exit_orders(rows: list[OrderRow]) -> list[ExitOrder]:
-    """Return the exit orders of a position; a leg is inactive while its entry is not completely filled."""
-    unfilled = unfilled_entries(rows)
-    return [
-        ExitOrder(
-            row.order_purpose,
-            row.status,
-            row.broker_status,
-            row.remaining,
-            row.parent_order_id in unfilled,
-            row.parent_order_id or row.order_id,
-        )
-        for row in rows
-        if row.order_purpose in EXITS
-    ]
 
 
 def _fingerprint(position: PositionRow, rows: list[OrderRow]) -> ProtectionFingerprint:

@@ -16,7 +16,7 @@ from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.domain.order import Purpose, Status
-from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection
+from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection, unfilled_entries
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.store import alerts, orders, positions, risk_events
 from catalyst.store.pool import Store
@@ -221,25 +221,6 @@ def unprotected_since(position: PositionRow, rows: Sequence[OrderRow]) -> dateti
         and (position.exit_time is None or row.ended_at < position.exit_time)
     ]
     return max([position.entry_time, *ends])
-
-
-def unfilled_entries(rows: Sequence[OrderRow]) -> set[int | None]:
-    """Return the ids of entries that are not completely filled: their legs protect nothing.
-
-    A replaced entry counts as filled when the order that replaced it is filled.
-    """
-    replacements = {row.replaces: row for row in rows if row.replaces is not None}
-    unfilled: set[int | None] = set()
-    for row in rows:
-        last = row
-        while last.status is Status.REPLACED and last.order_id in replacements:
-            last = replacements[last.order_id]
-        if row.order_purpose is Purpose.ENTRY and last.status is not Status.FILLED:
-            unfilled.add(row.order_id)
-    if unfilled:  # legs of an entry that was replaced before it filled are inactive with its replacement
-        order_ids = {row.order_id for row in rows}
-        unfilled |= {row.parent_order_id for row in rows if row.parent_order_id not in {None, *order_ids}}
-    return unfilled
 
 
 def _seconds(gap: timedelta) -> Decimal:

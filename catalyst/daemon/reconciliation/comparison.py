@@ -20,6 +20,7 @@ from catalyst.daemon.reconciliation.discrepancies import (
 )
 from catalyst.daemon.reconciliation.discrepancy_actions import DiscrepancyActions
 from catalyst.daemon.trading_state.entry_gate import DISCREPANCIES, EntryGate
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.report import OrderReport, PositionReport
 from catalyst.domain.rows import OrderRow
 from catalyst.store import reconciliation
@@ -68,7 +69,7 @@ class BrokerComparison:
             if discrepancy.symbol is None
             or (
                 discrepancy.symbol in self.ledger.last_known.symbols
-                and discrepancy.symbol not in self.gate.unresolved_symbols
+                and not self.gate.symbols.has(SymbolReason.UNRESOLVED, discrepancy.symbol or "")
             )
         ]
         of_account = [
@@ -95,8 +96,9 @@ class BrokerComparison:
         self.ledger.last_known.add_symbols(holding.symbol for holding in holdings if not holding.is_orphan)
         discrepancies = [*share_discrepancies(holdings, broker_positions), *result_discrepancies(holdings)]
         self.suspected.update(discrepancies, now, kinds=SHARE_KINDS)
-        self.gate.set_mismatched_symbols(
-            self.suspected.symbols | {holding.symbol for holding in holdings if holding.is_orphan}
+        self.gate.symbols.set_symbols(
+            SymbolReason.MISMATCHED,
+            self.suspected.symbols | {holding.symbol for holding in holdings if holding.is_orphan},
         )
         for discrepancy in self.suspected.confirmed(now):
             if discrepancy.kind in SHARE_KINDS:
@@ -136,7 +138,7 @@ class BrokerComparison:
             *ledger_discrepancies(contradictions),
         ]
         self.suspected.update(discrepancies, now, kinds=ORDER_KINDS)
-        self.gate.mismatched_symbols.update(self.suspected.symbols)
+        self.gate.symbols.add(SymbolReason.MISMATCHED, *self.suspected.symbols)
         for discrepancy in self.suspected.confirmed(now):
             if discrepancy.kind in ORDER_KINDS:
                 await self._record(discrepancy, source)

@@ -214,7 +214,7 @@ class StopMonitor:
 
     def _can_exit(self, position: PositionRow) -> bool:
         """Return false for a position that an outage exit has sold and the database does not show yet."""
-        return self.health.is_down or position.symbol not in self.submission.outage_symbols
+        return self.health.is_down or not self.submission.is_in_outage_exit(position.symbol)
 
     def _is_day_ending(self) -> bool:
         """Return true from the time when everything must be exited before the close.

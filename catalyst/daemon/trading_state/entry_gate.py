@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from catalyst.daemon.trading_state.symbol_states import SymbolStates
 from catalyst.domain.invariants import Invariant
 
 log = structlog.get_logger()
@@ -20,8 +21,7 @@ class EntryGate:
     """Reasons by name; entries need an empty `reasons`. Starts closed, because nothing has been recovered yet."""
 
     reasons: dict[str, str] = field(default_factory=lambda: {"recovery": "not reconciled yet"})
-    unresolved_symbols: set[str] = field(default_factory=set)  # an order of the symbol has an unknown outcome
-    mismatched_symbols: set[str] = field(default_factory=set)  # broker and database hold different shares
+    symbols: SymbolStates = field(default_factory=SymbolStates)  # reasons that hold for one symbol
     failed_invariants: dict[Invariant, str] = field(default_factory=dict)  # reasons, since the last resume
     # Set while `failed_invariants` is not in the database yet.
     latch_pending: asyncio.Event = field(default_factory=asyncio.Event)
@@ -40,10 +40,6 @@ class EntryGate:
         """Remove the reason `name`; the gate opens when it was the last one. Idempotent."""
         if self.reasons.pop(name, None) is not None:
             log.info("gate_reason_removed", name=name, remaining=sorted(self.reasons))
-
-    def set_mismatched_symbols(self, symbols: set[str]) -> None:
-        """Replace the symbols of which broker and database hold different quantities."""
-        self.mismatched_symbols = symbols
 
     def enter_safe_mode(self, invariant: Invariant, why: str) -> None:
         """Enter SAFE mode: entries stop at once and stay stopped, across restarts, until an operator resumes.
@@ -68,9 +64,7 @@ class EntryGate:
         """Return why `symbol` may not be entered now; None when it may."""
         if self.reasons:
             return "; ".join(f"{name}: {why}" for name, why in sorted(self.reasons.items()))
-        if symbol in self.mismatched_symbols:
-            return "broker and database hold different quantities of this symbol"
-        return "an order of this symbol has an unknown outcome" if symbol in self.unresolved_symbols else None
+        return self.symbols.entry_refusal(symbol)
 
 
 def safe_mode_reason(failed_invariants: dict[Invariant, str]) -> str:
