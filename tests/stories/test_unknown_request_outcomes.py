@@ -11,6 +11,7 @@ import pytest
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
+from catalyst.simulator.trading_api.order_parsing import parse_submit_request
 from catalyst.store import orders
 from tests.store.raw_rows import RawRows
 from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
@@ -296,3 +297,46 @@ async def test_exit_that_ended_after_lookup_is_not_sent_again(database: str, end
         assert [row["order_id"]] == ended_ids
         assert await count_requests(scenario, row["client_order_id"]) == 1
         assert scenario.held_qty("AAPL") == 0
+
+
+@pytest.mark.parametrize("acknowledged", [True, False])
+async def test_exit_that_arrived_during_retry_pause_is_not_sent_again(
+    database: str, acknowledged: bool
+) -> None:
+    """An exit that reached the exchange although its request got 429 is not sent again and not marked as
+    rejected."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault("rate_limit", method="POST", route="/v2/orders", count=1)
+        if not acknowledged:
+            await scenario.inject_fault("never_ack", symbol="AAPL", count=1)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        row = await first_exit(scenario, "submitted")
+        body = {"symbol": "AAPL", "side": "sell", "qty": 20, "type": "market", "time_in_force": "day"}
+        body["client_order_id"] = row["client_order_id"]
+        order = scenario.server.exchange.submit(parse_submit_request(body))
+        scenario.server._wake_event.set()
+        assert scenario.components is not None
+        assert await scenario.components.submission.refresh(order.id, "poll")
+        await scenario.advance(seconds=3)
+        row = await first_exit(scenario, "filled" if acknowledged else "submitted")
+        assert (row["attempts"], row["alpaca_order_id"] is not None) == (1, True)
+        await scenario.advance(seconds=20)
+        assert await count_requests(scenario, row["client_order_id"]) == 1
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()
+
+
+async def test_exit_whose_shares_are_gone_is_rejected_instead_of_resent(database: str) -> None:
+    """An exit whose position is written off during the retry pause is not sent again; its row ends at once."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault("rate_limit", method="POST", route="/v2/orders", count=1)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        row = await first_exit(scenario, "submitted")
+        assert scenario.components is not None
+        await scenario.components.ledger.write_off(row["position_id"], "RECONCILED_PHANTOM", "poll")
+        await scenario.advance(seconds=2)
+        row = await first_exit(scenario, "rejected")
+        assert row["rejection_reason"] == "SUBMIT_FAILED: its shares are no longer held"
+        assert await count_requests(scenario, row["client_order_id"]) == 1

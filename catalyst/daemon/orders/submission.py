@@ -269,7 +269,7 @@ class OrderSubmission:
             if self._refusal_now(row, fresh_until) is None:
                 counted = await self.resolution.count_attempt(row.order_id)
                 if counted is None:
-                    return row, "the order has ended, or its shares are no longer held"
+                    return row, "its shares are no longer held"
                 row = counted
         return row, self._refusal_now(row, fresh_until)
 
