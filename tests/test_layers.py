@@ -126,3 +126,76 @@ def test_time_read_check_finds_planted_reads():
     """The check finds calls that the lint list does not have."""
     ways = "import time\nfrom time import monotonic_ns\ntime.time_ns()\ndatetime.today()\ntime.perf_counter()"
     assert time_reads(ast.parse(ways)) == {"monotonic_ns", "time_ns", "today"}
+
+
+MAX_CLASS_LINES = 400
+MAX_MODULE_LINES = 500
+MAX_FIELDS = 15
+# The field limit is for the core. The simulator's rules, orders and settings are records with many columns.
+CORE = ("broker", "cli", "daemon", "demo", "doctor", "domain", "pipeline", "report", "store")
+
+
+def fields_of(node: ast.ClassDef) -> set[str]:
+    """Return the fields of a class: annotated names of its body, and attributes that its __init__ assigns."""
+    annotated = {
+        item.target.id
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+        if not ast.unparse(item.annotation).startswith("InitVar")
+    }
+    inits = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    assigned = {
+        item.attr
+        for init in inits
+        for item in ast.walk(init)
+        if isinstance(item, ast.Attribute)
+        and isinstance(item.ctx, ast.Store)
+        and isinstance(item.value, ast.Name)
+        and item.value.id == "self"
+    }
+    return annotated | assigned
+
+
+def has_behaviour(node: ast.ClassDef) -> bool:
+    """Return true for a class with a method that is no property; a record has only fields and properties."""
+    return any(
+        isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not item.name.startswith("__")
+        and not any(isinstance(each, ast.Name) and each.id == "property" for each in item.decorator_list)
+        for item in node.body
+    )
+
+
+def oversized(source: str, name: str, *, core: bool = True) -> list[str]:
+    """Return the modules and classes of a source text that exceed a limit."""
+    found = [name] if source.count("\n") > MAX_MODULE_LINES else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > MAX_CLASS_LINES or (
+                core and has_behaviour(node) and len(fields_of(node)) > MAX_FIELDS
+            ):
+                found.append(node.name)
+    return found
+
+
+def test_modules_and_classes_stay_below_the_size_limits() -> None:
+    """No module exceeds 500 lines, no class 400; a class with behaviour in the core has at most 15 fields."""
+    package = ROOT / "catalyst"
+    found = [
+        each
+        for path in MODULES
+        for each in oversized(
+            path.read_text(), str(path.relative_to(ROOT)), core=path.relative_to(package).parts[0] in CORE
+        )
+    ]
+    assert found == []
+
+
+def test_size_check_finds_planted_excess() -> None:
+    """A long module, a long class and a wide class are found; a wide record is not."""
+    assert oversized("x = 1\n" * 501, "module") == ["module"]
+    body = "".join(f"    a{n}: int\n" for n in range(16))
+    assert oversized(f"class Record:\n{body}", "m") == []
+    assert oversized(f"class Wide:\n{body}    def act(self): ...\n", "m") == ["Wide"]
+    assert oversized("class Long:\n" + "    x = 1\n" * 400, "m") == ["Long"]

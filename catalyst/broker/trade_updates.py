@@ -69,6 +69,17 @@ class _ConnectionEnd:
     min_delay: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """Limits of a connection, as in the arguments of AlpacaTradeUpdates."""
+
+    ping_interval: float
+    pong_timeout: float
+    open_timeout: float
+    max_buffered: int
+    probe_interval: timedelta
+
+
 class _NoRedirectConnect(connect):
     """Follows no redirect: the login is for the named host only."""
 
@@ -106,11 +117,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         self._fault_point = fault_point
         self._clock = clock
         self._endpoint = Endpoint(url, key, secret, epoch)
-        self._ping_interval = ping_interval
-        self._pong_timeout = pong_timeout
-        self._open_timeout = open_timeout
-        self._max_buffered = max_buffered
-        self._probe_interval = probe_interval
+        self._limits = _Limits(ping_interval, pong_timeout, open_timeout, max_buffered, probe_interval)
         self._state = StreamState.CONNECTING
         self._last_received_at: datetime | None = None
         self._ready_at: datetime | None = None
@@ -228,11 +235,11 @@ class AlpacaTradeUpdates(TradeUpdates):
         """Close the connection when it no longer answers a probe that it answered before."""
         answered = False
         while True:
-            await self._clock.sleep(self._probe_interval)
+            await self._clock.sleep(self._limits.probe_interval)
             with self._clock.hold():
                 self._acknowledged.clear()
                 try:
-                    async with asyncio.timeout(self._pong_timeout):  # noqa: TID251 - bounds a real socket
+                    async with asyncio.timeout(self._limits.pong_timeout):  # noqa: TID251 - bounds a real socket
                         await connection.send(_LISTEN_REQUEST)
                         await self._acknowledged.wait()
                 except ConnectionClosed:
@@ -250,9 +257,9 @@ class AlpacaTradeUpdates(TradeUpdates):
             user_agent_header=self._endpoint.user_agent,
             compression=None,
             proxy=None,
-            open_timeout=self._open_timeout,
-            ping_interval=self._ping_interval,
-            ping_timeout=self._pong_timeout,
+            open_timeout=self._limits.open_timeout,
+            ping_interval=self._limits.ping_interval,
+            ping_timeout=self._limits.pong_timeout,
             close_timeout=1,
             max_size=MAX_FRAME_BYTES,
         )
@@ -262,7 +269,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         early: list[_Frame] = []
         reach(self._fault_point, LISTEN_LABEL, Moment.BEFORE)
         login = {"key_id": self._endpoint.key, "secret_key": self._endpoint.secret}
-        async with asyncio.timeout(self._open_timeout):  # noqa: TID251 - bounds a real socket, not market time
+        async with asyncio.timeout(self._limits.open_timeout):  # noqa: TID251 - bounds a real socket, not market time
             await connection.send(_to_json({"action": "authenticate", "data": login}))
             await self._await_reply(connection, "authorization", early)
             await connection.send(_LISTEN_REQUEST)
@@ -299,7 +306,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         if frame.stream in ("authorization", "listening"):
             self._acknowledged.set()
             return
-        if len(self._buffer) >= self._max_buffered:
+        if len(self._buffer) >= self._limits.max_buffered:
             self._replace_buffer_by_gap()
         self._buffer.append(frame)
         self._arrived.set()
