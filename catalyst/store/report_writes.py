@@ -333,17 +333,16 @@ async def _write_effects(
     for item in decision.quarantined:
         await _quarantine(conn, item, at=at, source=source)
     for alert in (*decision.alerts, *(item.alert for item in decision.quarantined)):
-        await alerts.put(
+        await alerts.raise_critical(
             conn,
-            severity="CRITICAL",
-            event=alert.event,
-            message=f"{alert.order.symbol}: {alert.message}",
+            alert.event,
+            f"{alert.order.symbol}: {alert.message}",
+            subject=alert.order.order_id,
             facts={
                 "order_id": alert.order.order_id,
                 "symbol": alert.order.symbol,
                 "purpose": alert.order.order_purpose,
             },
-            dedupe_key=f"{alert.event}:{alert.order.order_id}",
             at=at,
         )
 

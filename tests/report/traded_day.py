@@ -61,10 +61,7 @@ async def write_day(store: Store) -> None:
         )  # fmt: skip
         await _trade(conn, "NVDA", 3, [(10, "900.00")], [], None, minutes=30)
         await _propose(conn)
-        await alerts.put(
-            conn, severity="WARNING", event="JOB_FAILED", message="the job scan failed", facts={}, dedupe_key="x",
-            at=SCANNED_AT,
-        )  # fmt: skip
+        await alerts.raise_warning(conn, 'JOB_FAILED', 'the job scan failed', facts={}, at=SCANNED_AT)  # fmt: skip
 
 
 async def _scan(conn: Connection) -> None:

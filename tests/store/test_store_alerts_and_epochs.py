@@ -73,17 +73,9 @@ async def test_proposals_expire_once_by_callers_clock(raw_rows: RawRows, later: 
     assert len(await proposals.waiting(raw_rows.conn)) == 1
 
 
-async def _alert(store: Store, key: str, at: datetime = AT, message: str = "m") -> bool:
+async def _alert(store: Store, subject: str, at: datetime = AT, message: str = "m") -> bool:
     async with store.tx("alert") as conn:
-        return await alerts.put(
-            conn,
-            severity="CRITICAL",
-            event="NOT_FLAT",
-            message=message,
-            facts={"n": 1},
-            dedupe_key=key,
-            at=at,
-        )
+        return await alerts.raise_critical(conn, "NOT_FLAT", message, subject=subject, facts={"n": 1}, at=at)
 
 
 async def test_identical_alerts_at_once_are_one_row(store: Store):
@@ -96,7 +88,7 @@ async def test_identical_alerts_at_once_are_one_row(store: Store):
 
 
 async def test_alert_repeats_after_its_window(store: Store):
-    """A persistent problem raises a new alert after the window; another key is another alert."""
+    """A persistent problem raises a new alert after the window; another subject is another alert."""
     assert await _alert(store, "k")
     assert not await _alert(store, "k", AT + alerts.DEDUPE_WINDOW - timedelta(seconds=1))
     assert await _alert(store, "k", AT + alerts.DEDUPE_WINDOW)
@@ -124,7 +116,7 @@ async def test_alert_is_rolled_back_with_its_transaction(store: Store):
 
     async def step() -> None:
         async with store.tx("event") as conn:
-            await alerts.put(conn, severity="INFO", event="E", message="m", facts={}, dedupe_key="k", at=AT)
+            await alerts.raise_alert(conn, "INFO", "E", "m", facts={}, at=AT)
             raise LookupError
 
     with pytest.raises(LookupError):

@@ -336,19 +336,13 @@ async def test_concurrent_identical_alerts_are_one_row(concurrent_store: Store) 
     for turn in range(ROUNDS):
 
         async def raise_alert(conn: Connection, number: int, turn: int = turn) -> bool:
-            return await alerts.put(
-                conn,
-                severity="CRITICAL",
-                event="TEST",
-                message=f"{number}",
-                facts={},
-                dedupe_key=f"k-{turn}-{number % 2}",
-                at=AT,
+            return await alerts.raise_critical(
+                conn, "TEST", f"{number}", subject=f"{turn}-{number % 2}", facts={}, at=AT
             )
 
         assert sum(await run_concurrently(concurrent_store, raise_alert)) == 2
         async with concurrent_store.read() as conn:
-            rows = await conn.fetch("SELECT repeats FROM alerts WHERE dedupe_key LIKE $1", f"k-{turn}-%")
+            rows = await conn.fetch("SELECT repeats FROM alerts WHERE dedupe_key LIKE $1", f"TEST:{turn}-%")
         assert [row["repeats"] for row in rows] == [9, 9]
 
 

@@ -281,13 +281,12 @@ class Flatten:
                 facts={**proof.facts, "journal": head},
             )
             if alert and not proof.proven:
-                await alerts.put(
+                await alerts.raise_critical(
                     conn,
-                    severity="CRITICAL",
-                    event="FLAT_NOT_PROVEN" if proof.flat else "NOT_FLAT",
-                    message=f"account not proven flat after {reason}: {proof.unproven_reason}; check the broker now",
+                    "FLAT_NOT_PROVEN" if proof.flat else "NOT_FLAT",
+                    f"account not proven flat after {reason}: {proof.unproven_reason}; check the broker now",
+                    subject=f"{cycle_id}:{reason}",
                     facts={"broker_orders": proof.broker_orders, "broker_positions": proof.broker_positions},
-                    dedupe_key=f"NOT_FLAT:{cycle_id}:{reason}",
                     at=at,
                 )
         proof_facts = {

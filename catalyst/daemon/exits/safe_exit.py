@@ -395,14 +395,13 @@ class SafeExit:
     async def _alert_slow(self, position: PositionRow, intent: ExitIntent) -> None:
         log.error("exit_slow", symbol=position.symbol, reason=intent.reason)
         async with self.store.tx("alert") as conn:
-            await alerts.put(
+            await alerts.raise_critical(
                 conn,
-                severity="CRITICAL",
-                event="EXIT_SLOW",
-                message=f"{position.symbol}: the exit ({intent.reason}) is not complete after "
-                f"{SLOW_EXIT_AFTER.seconds} s; Catalyst keeps trying, check the order at the broker",
+                "EXIT_SLOW",
+                f"{position.symbol}: the exit ({intent.reason}) is not complete after {SLOW_EXIT_AFTER.seconds} s;"
+                " Catalyst keeps trying, check the order at the broker",
+                subject=position.position_id,
                 facts={"position_id": position.position_id, "symbol": position.symbol},
-                dedupe_key=f"EXIT_SLOW:{position.position_id}",
                 at=self.clock.now(),
             )
 

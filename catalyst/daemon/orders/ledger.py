@@ -170,14 +170,8 @@ class OrderLedger:
             )
             await quarantine.put(conn, source=source, reason=why, payload=payload, at=at)
             log.error("position_written_off", **payload)
-            await alerts.put(
-                conn,
-                severity="CRITICAL",
-                event="RECONCILED_PHANTOM",
-                message=why,
-                facts=payload,
-                dedupe_key=f"RECONCILED_PHANTOM:{position_id}",
-                at=at,
+            await alerts.raise_critical(
+                conn, "RECONCILED_PHANTOM", why, subject=position_id, facts=payload, at=at
             )
         self.changed.notify()
         return True

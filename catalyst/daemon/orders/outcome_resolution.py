@@ -101,13 +101,12 @@ class OutcomeResolution:
     async def alert(self, event: str, row: OrderRow, message: str) -> None:
         """Write a CRITICAL alert to the outbox."""
         async with self.store.tx("alert") as conn:
-            await alerts.put(
+            await alerts.raise_critical(
                 conn,
-                severity="CRITICAL",
-                event=event,
-                message=f"{row.symbol}: {message}",
+                event,
+                f"{row.symbol}: {message}",
+                subject=row.order_id if event == "ORDER_UNRESOLVED" else "",
                 facts={"order_id": row.order_id, "symbol": row.symbol},
-                dedupe_key=f"{event}:{row.order_id}" if event == "ORDER_UNRESOLVED" else event,
                 at=self.clock.now(),
             )
 

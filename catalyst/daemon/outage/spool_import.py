@@ -180,17 +180,16 @@ class SpoolImport:
                 f"; damaged spool entries in quarantine: {len(contents.damaged_entries)}, "
                 "compare orders and shares with the broker's app"
             )
-        await alerts.put(
+        await alerts.raise_critical(
             conn,
-            severity="CRITICAL",
-            event="SPOOL_IMPORTED",
-            message=message,
+            "SPOOL_IMPORTED",
+            message,
+            subject=contents.key,
             facts={
                 "spool": contents.key,
                 "entries": len(contents.entries),
                 "damaged": len(contents.damaged_entries),
             },
-            dedupe_key=f"SPOOL_IMPORTED:{contents.key}",
             at=now,
         )
 

@@ -372,14 +372,13 @@ class OrphanPositions:
             return
         reason = rejected[-1].rejection_reason
         async with self.store.tx("alert") as conn:
-            await alerts.put(
+            await alerts.raise_critical(
                 conn,
-                severity="CRITICAL",
-                event="ORPHAN_UNPROTECTED",
-                message=f"{orphan.symbol}: the broker rejects the stop or exit of {orphan.quantity} {orphan.cause} "
-                f"orphan shares ({reason}): set a stop or close them at the broker",
+                "ORPHAN_UNPROTECTED",
+                f"{orphan.symbol}: the broker rejects the stop or exit of {orphan.quantity} {orphan.cause}"
+                f" orphan shares ({reason}): set a stop or close them at the broker",
+                subject=orphan.orphan_id,
                 facts={"symbol": orphan.symbol, "orphan_id": orphan.orphan_id, "reason": reason},
-                dedupe_key=f"ORPHAN_UNPROTECTED:{orphan.orphan_id}",
                 at=self.clock.now(),
                 window=ALERT_WINDOW,
             )

@@ -175,13 +175,12 @@ class UnprotectedTime:
         log.critical("unprotected_over_budget", **facts)
         at = self.clock.now()
         async with self.store.tx("alert") as conn:
-            created = await alerts.put(
+            created = await alerts.raise_critical(
                 conn,
-                severity="CRITICAL",
-                event=OVER_BUDGET,
-                message=message,
+                OVER_BUDGET,
+                message,
+                subject=f"{position.position_id}:{since.isoformat()}",
                 facts=facts,
-                dedupe_key=f"{OVER_BUDGET}:{position.position_id}:{since.isoformat()}",
                 at=at,
                 window=ALERT_WINDOW,
             )

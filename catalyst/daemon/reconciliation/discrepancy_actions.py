@@ -121,15 +121,15 @@ class DiscrepancyActions:
 
     async def _alert_discrepancy(self, conn: "orders.Conn", discrepancy: Discrepancy, *, ours: bool) -> bool:
         """Write the alert; false when it was written already within its window."""
-        return await alerts.put(
+        return await alerts.raise_alert(
             conn,
-            severity="CRITICAL" if ours else "WARNING",
-            event=discrepancy.kind,
-            message=f"{discrepancy.text}; compare with the broker's app, then run `catalyst doctor`"
+            "CRITICAL" if ours else "WARNING",
+            discrepancy.kind,
+            f"{discrepancy.text}; compare with the broker's app, then run `catalyst doctor`"
             if ours
             else discrepancy.text,
+            subject=discrepancy.text,
             facts={"symbol": discrepancy.symbol},
-            dedupe_key=f"{discrepancy.kind}:{discrepancy.text}",
             at=self.clock.now(),
             window=alerts.DEDUPE_WINDOW if ours else EXTERNAL_ALERT_WINDOW,
         )

@@ -264,13 +264,13 @@ class OrderAdoption:
     async def _alert(
         self, conn: "orders.Conn", event: str, severity: str, report: OrderReport, message: str
     ) -> None:
-        await alerts.put(
+        await alerts.raise_alert(
             conn,
-            severity=severity,
-            event=event,
-            message=message,
+            severity,
+            event,
+            message,
+            subject=report.broker_id,
             facts={"symbol": report.symbol},
-            dedupe_key=f"{event}:{report.broker_id}",
             at=self.clock.now(),
         )
 

@@ -110,13 +110,13 @@ class StreamConsumer:
         self.gate.close("stream", f"trade updates {gap.state}: {gap.reason}")
         self.reconciler.requested.notify()
         async with self.store.tx("gap") as conn:
-            await alerts.put(
+            await alerts.raise_alert(
                 conn,
-                severity="CRITICAL" if gap.state is StreamState.REFUSED else "WARNING",
-                event="STREAM_LOST",
-                message=f"trade updates are {gap.state}: {gap.reason}; the broker is polled until the stream is ready",
+                "CRITICAL" if gap.state is StreamState.REFUSED else "WARNING",
+                "STREAM_LOST",
+                f"trade updates are {gap.state}: {gap.reason}; the broker is polled until the stream is ready",
+                subject=gap.state,
                 facts={"state": gap.state},
-                dedupe_key=f"STREAM_LOST:{gap.state}",
                 at=self.clock.now(),
             )
 

@@ -168,14 +168,8 @@ class DailyLossLimit:
                 at=at,
                 cycle_id=self.cycle_id,
             )
-            await alerts.put(
-                conn,
-                severity="WARNING",
-                event="DAILY_LOSS_WARNING",
-                message=message,
-                facts=facts,
-                dedupe_key=f"DAILY_LOSS_WARNING:{self.cycle_id}:{at:%H%M}",
-                at=at,
+            await alerts.raise_warning(
+                conn, "DAILY_LOSS_WARNING", message, subject=f"{self.cycle_id}:{at:%H%M}", facts=facts, at=at
             )
 
     async def _exit_overdue(self) -> None:

@@ -182,10 +182,15 @@ class EmergencyStop:
                     conn, event_type=EVENT, severity="CRITICAL", message=reason, facts=facts, at=now,
                     cycle_id=cycle_id,
                 )  # fmt: skip
-                await alerts.put(
-                    conn, severity="CRITICAL", event=EVENT, message=reason, facts=facts,
-                    dedupe_key=f"{EVENT}:{cycle_id}", at=now, deliver=config.send_email_alert,
-                )  # fmt: skip
+                await alerts.raise_critical(
+                    conn,
+                    EVENT,
+                    reason,
+                    subject=cycle_id,
+                    facts=facts,
+                    at=now,
+                    deliver=config.send_email_alert,
+                )
         if recorded:  # the response to an earlier commit was lost, or a later step failed
             await self.load_unfinished()
             return

@@ -202,12 +202,12 @@ class PriceCache:
         unprotected_symbols = {p.symbol for p in held if p.position_id in unprotected}
         async with self.store.tx("alert") as conn:
             for symbol in overdue:
-                await alerts.put(
+                await alerts.raise_alert(
                     conn,
-                    severity="CRITICAL" if symbol in unprotected_symbols else "WARNING",
-                    event="PRICES_STALE",
-                    message=f"{symbol}: no valid price since {self._stale_since[symbol]:%H:%M:%S} UTC",
+                    "CRITICAL" if symbol in unprotected_symbols else "WARNING",
+                    "PRICES_STALE",
+                    f"{symbol}: no valid price since {self._stale_since[symbol]:%H:%M:%S} UTC",
+                    subject=symbol,
                     facts={"symbol": symbol},
-                    dedupe_key=f"PRICES_STALE:{symbol}",
                     at=now,
                 )

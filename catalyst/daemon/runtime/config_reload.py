@@ -127,13 +127,12 @@ class ConfigReload:
         key = hashlib.sha256(error_text.encode()).hexdigest()[:16]
         try:
             async with self.store.tx("config_invalid") as conn:
-                await alerts.put(
+                await alerts.raise_warning(
                     conn,
-                    severity="WARNING",
-                    event="CONFIG_INVALID",
-                    message=f"the config file is invalid, the old values stay in force; correct it: {error_text}",
+                    "CONFIG_INVALID",
+                    f"the config file is invalid, the old values stay in force; correct it: {error_text}",
+                    subject=key,
                     facts={"in_force": self.config.in_force.fingerprint},
-                    dedupe_key=f"CONFIG_INVALID:{key}",
                     at=self.clock.now(),
                 )
         except DatabaseUnavailable as error:

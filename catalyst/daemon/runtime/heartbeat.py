@@ -45,14 +45,12 @@ class Heartbeat:
         async with self.store.tx("heartbeat") as conn:
             await daemon_epoch.heartbeat(conn, self.epoch, at=now)
             if self._outage_since is not None:
-                await alerts.put(
+                await alerts.raise_critical(
                     conn,
-                    severity="CRITICAL",
-                    event="DATABASE_OUTAGE",
-                    message=f"the database was down for {(now - self._outage_since).total_seconds():.0f} s: "
-                    "entries were blocked; exits and stops sent meanwhile are in the SPOOL_IMPORTED alert",
+                    "DATABASE_OUTAGE",
+                    f"the database was down for {(now - self._outage_since).total_seconds():.0f} s: entries were"
+                    " blocked; exits and stops sent meanwhile are in the SPOOL_IMPORTED alert",
                     facts={"since": self._outage_since.isoformat()},
-                    dedupe_key="DATABASE_OUTAGE",
                     at=now,
                 )
 
@@ -67,13 +65,11 @@ class Heartbeat:
                     connected(self.store.dsn, "catalyst alert", timeout_s=CONNECT_TIMEOUT_S) as conn,
                     conn.transaction(),
                 ):
-                    await alerts.put(
+                    await alerts.raise_critical(
                         conn,
-                        severity="CRITICAL",
-                        event="POOL_EXHAUSTED",
-                        message="the database answers, but all pool connections are in use: restart the daemon",
+                        "POOL_EXHAUSTED",
+                        "the database answers, but all pool connections are in use: restart the daemon",
                         facts={},
-                        dedupe_key="POOL_EXHAUSTED",
                         at=self.clock.now(),
                     )
         except DatabaseUnavailable as alert_error:

@@ -67,14 +67,12 @@ class StartupSurvey:
         self.gate.close(CRASH_LOOP, why)
         log.critical("crash_loop", starts=starts)
         async with self.store.tx("crash_loop") as conn:
-            await alerts.put(
+            await alerts.raise_critical(
                 conn,
-                severity="CRITICAL",
-                event="CRASH_LOOP",
-                message=f"{why}: entries are blocked until one daemon has run for "
-                f"{CRASH_LOOP_WINDOW.seconds // 60} minutes; open positions stay protected. See the log for the crash",
+                "CRASH_LOOP",
+                f"{why}: entries are blocked until one daemon has run for {CRASH_LOOP_WINDOW.seconds // 60}"
+                " minutes; open positions stay protected. See the log for the crash",
                 facts={"starts": starts},
-                dedupe_key="CRASH_LOOP",
                 at=now,
             )
 

@@ -117,13 +117,12 @@ class EndOfDay:
         """Return true once the alert is in the outbox; false during a database outage."""
         try:
             async with self.store.tx("alert") as conn:
-                await alerts.put(
+                await alerts.raise_critical(
                     conn,
-                    severity="CRITICAL",
-                    event="DAY_NOT_CLOSED",
-                    message=f"the day's cycle is not completed and proven yet ({reason}); Catalyst retries",
+                    "DAY_NOT_CLOSED",
+                    f"the day's cycle is not completed and proven yet ({reason}); Catalyst retries",
+                    subject=cycle_id,
                     facts={"cycle_id": cycle_id},
-                    dedupe_key=f"DAY_NOT_CLOSED:{cycle_id}",
                     at=self.clock.now(),
                     window=CLOSE_RETRY_WINDOW,
                 )

@@ -110,13 +110,12 @@ class TradingDay:
             else:
                 log.exception("job_failed", job=job)
             async with self.store.tx("job_failed") as conn:
-                await alerts.put(
+                await alerts.raise_warning(
                     conn,
-                    severity="WARNING",
-                    event="JOB_FAILED",
-                    message=f"the job {job} failed; the day continues; see the log for the error",
+                    "JOB_FAILED",
+                    f"the job {job} failed; the day continues; see the log for the error",
+                    subject=f"{self.cycle_id}:{job}",
                     facts={"job": job, "cycle_id": self.cycle_id},
-                    dedupe_key=f"JOB_FAILED:{self.cycle_id}:{job}",
                     at=self.clock.now(),
                 )
 

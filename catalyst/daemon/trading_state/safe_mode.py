@@ -208,13 +208,12 @@ class SafeMode:
                 if not created:
                     await latches.extend_latch(conn, SAFE_MODE, reason=safe_mode_reason(failed), facts=facts)
                     return
-                await alerts.put(
+                await alerts.raise_critical(
                     conn,
-                    severity="CRITICAL",
-                    event="SAFE_MODE",
-                    message=f"no entries until `catalyst resume`: {safe_mode_reason(failed)}; see `catalyst doctor`",
+                    "SAFE_MODE",
+                    f"no entries until `catalyst resume`: {safe_mode_reason(failed)}; see `catalyst doctor`",
+                    subject=at.isoformat(),
                     facts=facts,
-                    dedupe_key=f"SAFE_MODE:{at.isoformat()}",
                     at=at,
                 )
         except BaseException:  # even a cancelled write leaves the latch to be written
