@@ -11,10 +11,11 @@ Rule 3: the reports of one group (an order and its legs) are one decision, so th
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Literal
 
 from catalyst.domain import order as machine
 from catalyst.domain.fill_decision import Circumstances, FillDecision, FillRows
-from catalyst.domain.order import TERMINAL, EdgeKind, OrderState, Purpose, Status, Verdict
+from catalyst.domain.order import TERMINAL, EdgeKind, OrderState, PositionSide, Purpose, Status, Verdict
 from catalyst.domain.report import Fill, OrderReport
 from catalyst.domain.report_changes import (
     Decision,
@@ -234,25 +235,13 @@ class _ReportDecision:
             status = outcome.then
         elif outcome.verdict is Verdict.MISSING_FILLS:
             self.missing_fills.append(leg.broker_id)
-        order = NewOrder(
-            client_order_id=leg.client_order_id,
-            symbol=parent.symbol,
-            purpose=purpose,
-            position_side=parent.position_side,
-            side=machine.side_for(parent.position_side, purpose),
-            quantity=leg.quantity,
-            order_type=leg.order_type,
-            time_in_force=leg.time_in_force,
-            order_class=leg.order_class,
+        order = replace(
+            order_of_report(leg, purpose, parent.position_side),
             origin="broker",
             cycle_id=parent.cycle_id,
             position_id=parent.position_id,
             parent_order_id=parent.order_id,
             replaces=None if replaced is None else replaced.order_id,
-            limit_price=leg.limit_price,
-            stop_price=leg.stop_price,
-            alpaca_order_id=leg.broker_id,
-            broker_status=leg.broker_status,
         )
         self.new_legs.append(NewLeg(parent, order, status, leg))
         return True
@@ -352,6 +341,35 @@ def decide_batch(
 def leg_purpose(leg: OrderReport) -> Purpose:
     """Return the purpose of a bracket or OCO leg: a limit order takes profit, any other is the stop."""
     return Purpose.TAKE_PROFIT if leg.order_type == "limit" else Purpose.STOP_LOSS
+
+
+def order_of_report(report: OrderReport, purpose: Purpose, position_side: PositionSide) -> NewOrder:
+    """Return the row to insert for an order that the broker reports; the caller sets origin, cycle and links."""
+    return NewOrder(
+        client_order_id=report.client_order_id,
+        symbol=report.symbol,
+        purpose=purpose,
+        position_side=position_side,
+        side=report.side,
+        quantity=report.quantity,
+        order_type=report.order_type,
+        time_in_force=report.time_in_force,
+        order_class=report.order_class,
+        limit_price=report.limit_price,
+        stop_price=report.stop_price,
+        bracket_stop=_bracket_level(report, "stop_price"),
+        bracket_target=_bracket_level(report, "limit_price"),
+        alpaca_order_id=report.broker_id,
+        broker_status=report.broker_status,
+    )
+
+
+def _bracket_level(report: OrderReport, name: Literal["stop_price", "limit_price"]) -> Decimal | None:
+    """Return the bracket's target (`limit_price`) or stop (`stop_price`) from the legs; None without such a leg."""
+    for leg in report.legs:
+        if (leg.order_type == "limit") is (name == "limit_price"):
+            return leg.limit_price if name == "limit_price" else leg.stop_price
+    return None
 
 
 def leg_row(new_leg: NewLeg, order_id: int) -> OrderRow:

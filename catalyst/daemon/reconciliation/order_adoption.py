@@ -1,8 +1,7 @@
 """Order adoption: writes a row for each external order, and for each of our own orders whose row was lost."""
 
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from typing import Final, Literal
+from typing import Final
 
 import structlog
 
@@ -13,6 +12,7 @@ from catalyst.domain.ids import ENTRY_ROLE, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.report import OrderReport, is_working_report
+from catalyst.domain.report_decision import order_of_report
 from catalyst.domain.rows import NewOrder
 from catalyst.domain.session import trading_date
 from catalyst.store import alerts, cycles, exit_intents, orders, orphans, positions, quarantine
@@ -242,24 +242,7 @@ class OrderAdoption:
 
     def _row_of_report(self, report: OrderReport, purpose: Purpose, position_side: PositionSide) -> NewOrder:
         """Return the row of an order from the broker's report; the caller sets origin, cycle and position."""
-        return NewOrder(
-            client_order_id=report.client_order_id,
-            symbol=report.symbol,
-            purpose=purpose,
-            position_side=position_side,
-            side=report.side,
-            quantity=report.quantity,
-            order_type=report.order_type,
-            time_in_force=report.time_in_force,
-            order_class=report.order_class,
-            limit_price=report.limit_price,
-            stop_price=report.stop_price,
-            bracket_stop=_bracket_level(report, "stop_price"),
-            bracket_target=_bracket_level(report, "limit_price"),
-            alpaca_order_id=report.broker_id,
-            broker_status=report.broker_status,
-            epoch=self.epoch,
-        )
+        return replace(order_of_report(report, purpose, position_side), epoch=self.epoch)
 
     async def _alert(
         self, conn: "orders.Conn", event: str, severity: str, report: OrderReport, message: str
@@ -296,11 +279,3 @@ def _adopted_purpose(report: OrderReport, *, row_lost: bool, against_ours: bool)
     if row_lost and role_of(report.client_order_id) != ENTRY_ROLE:
         return Purpose.TAKE_PROFIT if against_ours and report.order_class == "oco" else Purpose.EXIT
     return Purpose.EXIT if against_ours else Purpose.ENTRY
-
-
-def _bracket_level(report: OrderReport, name: Literal["stop_price", "limit_price"]) -> Decimal | None:
-    """Return the bracket's target (`limit_price`) or stop (`stop_price`) from the legs; None without such a leg."""
-    for leg in report.legs:
-        if (leg.order_type == "limit") is (name == "limit_price"):
-            return leg.limit_price if name == "limit_price" else leg.stop_price
-    return None
