@@ -10,6 +10,7 @@ from catalyst.store.pool import Connection, storable_text
 DEDUPE_WINDOW: Final = timedelta(minutes=15)
 CRITICAL: Final = "CRITICAL"
 WARNING: Final = "WARNING"
+INFO: Final = "INFO"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,55 +40,22 @@ _DUE: Final = _SELECT + " WHERE delivered_at IS NULL AND next_attempt_at <= $1 O
 _RECENT: Final = _SELECT + " ORDER BY alert_id DESC LIMIT $1"
 
 
-async def raise_critical(
-    conn: Connection,
-    event: str,
-    message: str,
-    *,
-    facts: Mapping[str, object],
-    at: datetime,
-    subject: object = "",
-    window: timedelta = DEDUPE_WINDOW,
-    deliver: bool = True,
-) -> bool:
-    """Write a CRITICAL alert as `raise_alert` does."""
-    return await raise_alert(
-        conn, CRITICAL, event, message, facts=facts, at=at, subject=subject, window=window, deliver=deliver
-    )
-
-
-async def raise_warning(
-    conn: Connection,
-    event: str,
-    message: str,
-    *,
-    facts: Mapping[str, object],
-    at: datetime,
-    subject: object = "",
-    window: timedelta = DEDUPE_WINDOW,
-) -> bool:
-    """Write a WARNING as `raise_alert` does."""
-    return await raise_alert(
-        conn, WARNING, event, message, facts=facts, at=at, subject=subject, window=window
-    )
-
-
 async def raise_alert(
     conn: Connection,
-    severity: str,
     event: str,
     message: str,
     *,
     facts: Mapping[str, object],
     at: datetime,
+    severity: str = CRITICAL,
     subject: object = "",
     window: timedelta = DEDUPE_WINDOW,
     deliver: bool = True,
 ) -> bool:
     """Write one alert about `subject`; false when it only counts as a repeat within `window`.
 
-    A repeat has the same event and subject. With `deliver` false it is stored and shown, and not sent. `severity` is
-    INFO, WARNING or CRITICAL. Concurrent callers with one event and subject wait for one another.
+    A repeat has the same event and subject. With `deliver` false it is stored and shown, and not sent. Concurrent
+    callers with one event and subject wait for one another.
     """
     dedupe_key = f"{event}:{subject}" if str(subject) else event
     await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"alert {dedupe_key}")

@@ -333,7 +333,7 @@ async def _write_effects(
     for item in decision.quarantined:
         await _quarantine(conn, item, at=at, source=source)
     for alert in (*decision.alerts, *(item.alert for item in decision.quarantined)):
-        await alerts.raise_critical(
+        await alerts.raise_alert(
             conn,
             alert.event,
             f"{alert.order.symbol}: {alert.message}",

@@ -61,7 +61,9 @@ async def write_day(store: Store) -> None:
         )  # fmt: skip
         await _trade(conn, "NVDA", 3, [(10, "900.00")], [], None, minutes=30)
         await _propose(conn)
-        await alerts.raise_warning(conn, 'JOB_FAILED', 'the job scan failed', facts={}, at=SCANNED_AT)  # fmt: skip
+        await alerts.raise_alert(
+            conn, "JOB_FAILED", "the job scan failed", severity=alerts.WARNING, facts={}, at=SCANNED_AT
+        )
 
 
 async def _scan(conn: Connection) -> None:

@@ -75,7 +75,7 @@ async def test_proposals_expire_once_by_callers_clock(raw_rows: RawRows, later: 
 
 async def _alert(store: Store, subject: str, at: datetime = AT, message: str = "m") -> bool:
     async with store.tx("alert") as conn:
-        return await alerts.raise_critical(conn, "NOT_FLAT", message, subject=subject, facts={"n": 1}, at=at)
+        return await alerts.raise_alert(conn, "NOT_FLAT", message, subject=subject, facts={"n": 1}, at=at)
 
 
 async def test_identical_alerts_at_once_are_one_row(store: Store):
@@ -116,7 +116,7 @@ async def test_alert_is_rolled_back_with_its_transaction(store: Store):
 
     async def step() -> None:
         async with store.tx("event") as conn:
-            await alerts.raise_alert(conn, "INFO", "E", "m", facts={}, at=AT)
+            await alerts.raise_alert(conn, "E", "m", severity=alerts.INFO, facts={}, at=AT)
             raise LookupError
 
     with pytest.raises(LookupError):

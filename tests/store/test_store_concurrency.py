@@ -336,7 +336,7 @@ async def test_concurrent_identical_alerts_are_one_row(concurrent_store: Store) 
     for turn in range(ROUNDS):
 
         async def raise_alert(conn: Connection, number: int, turn: int = turn) -> bool:
-            return await alerts.raise_critical(
+            return await alerts.raise_alert(
                 conn, "TEST", f"{number}", subject=f"{turn}-{number % 2}", facts={}, at=AT
             )
 

@@ -281,7 +281,7 @@ class Flatten:
                 facts={**proof.facts, "journal": head},
             )
             if alert and not proof.proven:
-                await alerts.raise_critical(
+                await alerts.raise_alert(
                     conn,
                     "FLAT_NOT_PROVEN" if proof.flat else "NOT_FLAT",
                     f"account not proven flat after {reason}: {proof.unproven_reason}; check the broker now",

@@ -395,7 +395,7 @@ class SafeExit:
     async def _alert_slow(self, position: PositionRow, intent: ExitIntent) -> None:
         log.error("exit_slow", symbol=position.symbol, reason=intent.reason)
         async with self.store.tx("alert") as conn:
-            await alerts.raise_critical(
+            await alerts.raise_alert(
                 conn,
                 "EXIT_SLOW",
                 f"{position.symbol}: the exit ({intent.reason}) is not complete after {SLOW_EXIT_AFTER.seconds} s;"

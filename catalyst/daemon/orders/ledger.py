@@ -170,7 +170,7 @@ class OrderLedger:
             )
             await quarantine.put(conn, source=source, reason=why, payload=payload, at=at)
             log.error("position_written_off", **payload)
-            await alerts.raise_critical(
+            await alerts.raise_alert(
                 conn, "RECONCILED_PHANTOM", why, subject=position_id, facts=payload, at=at
             )
         self.changed.notify()

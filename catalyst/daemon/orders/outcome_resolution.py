@@ -101,7 +101,7 @@ class OutcomeResolution:
     async def alert(self, event: str, row: OrderRow, message: str) -> None:
         """Write a CRITICAL alert to the outbox."""
         async with self.store.tx("alert") as conn:
-            await alerts.raise_critical(
+            await alerts.raise_alert(
                 conn,
                 event,
                 f"{row.symbol}: {message}",

@@ -180,7 +180,7 @@ class SpoolImport:
                 f"; damaged spool entries in quarantine: {len(contents.damaged_entries)}, "
                 "compare orders and shares with the broker's app"
             )
-        await alerts.raise_critical(
+        await alerts.raise_alert(
             conn,
             "SPOOL_IMPORTED",
             message,

@@ -372,7 +372,7 @@ class OrphanPositions:
             return
         reason = rejected[-1].rejection_reason
         async with self.store.tx("alert") as conn:
-            await alerts.raise_critical(
+            await alerts.raise_alert(
                 conn,
                 "ORPHAN_UNPROTECTED",
                 f"{orphan.symbol}: the broker rejects the stop or exit of {orphan.quantity} {orphan.cause}"

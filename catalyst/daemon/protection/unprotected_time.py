@@ -175,7 +175,7 @@ class UnprotectedTime:
         log.critical("unprotected_over_budget", **facts)
         at = self.clock.now()
         async with self.store.tx("alert") as conn:
-            created = await alerts.raise_critical(
+            created = await alerts.raise_alert(
                 conn,
                 OVER_BUDGET,
                 message,

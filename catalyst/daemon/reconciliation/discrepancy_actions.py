@@ -123,11 +123,11 @@ class DiscrepancyActions:
         """Write the alert; false when it was written already within its window."""
         return await alerts.raise_alert(
             conn,
-            "CRITICAL" if ours else "WARNING",
             discrepancy.kind,
             f"{discrepancy.text}; compare with the broker's app, then run `catalyst doctor`"
             if ours
             else discrepancy.text,
+            severity=alerts.CRITICAL if ours else alerts.WARNING,
             subject=discrepancy.text,
             facts={"symbol": discrepancy.symbol},
             at=self.clock.now(),

@@ -249,9 +249,9 @@ class OrderAdoption:
     ) -> None:
         await alerts.raise_alert(
             conn,
-            severity,
             event,
             message,
+            severity=severity,
             subject=report.broker_id,
             facts={"symbol": report.symbol},
             at=self.clock.now(),

@@ -112,9 +112,9 @@ class StreamConsumer:
         async with self.store.tx("gap") as conn:
             await alerts.raise_alert(
                 conn,
-                "CRITICAL" if gap.state is StreamState.REFUSED else "WARNING",
                 "STREAM_LOST",
                 f"trade updates are {gap.state}: {gap.reason}; the broker is polled until the stream is ready",
+                severity=alerts.CRITICAL if gap.state is StreamState.REFUSED else alerts.WARNING,
                 subject=gap.state,
                 facts={"state": gap.state},
                 at=self.clock.now(),

@@ -168,8 +168,14 @@ class DailyLossLimit:
                 at=at,
                 cycle_id=self.cycle_id,
             )
-            await alerts.raise_warning(
-                conn, "DAILY_LOSS_WARNING", message, subject=f"{self.cycle_id}:{at:%H%M}", facts=facts, at=at
+            await alerts.raise_alert(
+                conn,
+                "DAILY_LOSS_WARNING",
+                message,
+                severity=alerts.WARNING,
+                subject=f"{self.cycle_id}:{at:%H%M}",
+                facts=facts,
+                at=at,
             )
 
     async def _exit_overdue(self) -> None:

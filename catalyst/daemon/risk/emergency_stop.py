@@ -182,7 +182,7 @@ class EmergencyStop:
                     conn, event_type=EVENT, severity="CRITICAL", message=reason, facts=facts, at=now,
                     cycle_id=cycle_id,
                 )  # fmt: skip
-                await alerts.raise_critical(
+                await alerts.raise_alert(
                     conn,
                     EVENT,
                     reason,

@@ -204,9 +204,9 @@ class PriceCache:
             for symbol in overdue:
                 await alerts.raise_alert(
                     conn,
-                    "CRITICAL" if symbol in unprotected_symbols else "WARNING",
                     "PRICES_STALE",
                     f"{symbol}: no valid price since {self._stale_since[symbol]:%H:%M:%S} UTC",
+                    severity=alerts.CRITICAL if symbol in unprotected_symbols else alerts.WARNING,
                     subject=symbol,
                     facts={"symbol": symbol},
                     at=now,

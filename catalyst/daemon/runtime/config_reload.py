@@ -127,10 +127,11 @@ class ConfigReload:
         key = hashlib.sha256(error_text.encode()).hexdigest()[:16]
         try:
             async with self.store.tx("config_invalid") as conn:
-                await alerts.raise_warning(
+                await alerts.raise_alert(
                     conn,
                     "CONFIG_INVALID",
                     f"the config file is invalid, the old values stay in force; correct it: {error_text}",
+                    severity=alerts.WARNING,
                     subject=key,
                     facts={"in_force": self.config.in_force.fingerprint},
                     at=self.clock.now(),

@@ -45,7 +45,7 @@ class Heartbeat:
         async with self.store.tx("heartbeat") as conn:
             await daemon_epoch.heartbeat(conn, self.epoch, at=now)
             if self._outage_since is not None:
-                await alerts.raise_critical(
+                await alerts.raise_alert(
                     conn,
                     "DATABASE_OUTAGE",
                     f"the database was down for {(now - self._outage_since).total_seconds():.0f} s: entries were"
@@ -65,7 +65,7 @@ class Heartbeat:
                     connected(self.store.dsn, "catalyst alert", timeout_s=CONNECT_TIMEOUT_S) as conn,
                     conn.transaction(),
                 ):
-                    await alerts.raise_critical(
+                    await alerts.raise_alert(
                         conn,
                         "POOL_EXHAUSTED",
                         "the database answers, but all pool connections are in use: restart the daemon",

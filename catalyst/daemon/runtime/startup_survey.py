@@ -67,7 +67,7 @@ class StartupSurvey:
         self.gate.close(CRASH_LOOP, why)
         log.critical("crash_loop", starts=starts)
         async with self.store.tx("crash_loop") as conn:
-            await alerts.raise_critical(
+            await alerts.raise_alert(
                 conn,
                 "CRASH_LOOP",
                 f"{why}: entries are blocked until one daemon has run for {CRASH_LOOP_WINDOW.seconds // 60}"

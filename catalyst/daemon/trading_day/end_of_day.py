@@ -117,7 +117,7 @@ class EndOfDay:
         """Return true once the alert is in the outbox; false during a database outage."""
         try:
             async with self.store.tx("alert") as conn:
-                await alerts.raise_critical(
+                await alerts.raise_alert(
                     conn,
                     "DAY_NOT_CLOSED",
                     f"the day's cycle is not completed and proven yet ({reason}); Catalyst retries",

@@ -110,10 +110,11 @@ class TradingDay:
             else:
                 log.exception("job_failed", job=job)
             async with self.store.tx("job_failed") as conn:
-                await alerts.raise_warning(
+                await alerts.raise_alert(
                     conn,
                     "JOB_FAILED",
                     f"the job {job} failed; the day continues; see the log for the error",
+                    severity=alerts.WARNING,
                     subject=f"{self.cycle_id}:{job}",
                     facts={"job": job, "cycle_id": self.cycle_id},
                     at=self.clock.now(),

@@ -114,4 +114,4 @@ class AccountStatus:
 
     async def _alert(self, event: str, message: str, key: str) -> None:
         async with self.store.tx("alert") as conn:
-            await alerts.raise_critical(conn, event, message, subject=key, facts={}, at=self.clock.now())
+            await alerts.raise_alert(conn, event, message, subject=key, facts={}, at=self.clock.now())

@@ -208,7 +208,7 @@ class SafeMode:
                 if not created:
                     await latches.extend_latch(conn, SAFE_MODE, reason=safe_mode_reason(failed), facts=facts)
                     return
-                await alerts.raise_critical(
+                await alerts.raise_alert(
                     conn,
                     "SAFE_MODE",
                     f"no entries until `catalyst resume`: {safe_mode_reason(failed)}; see `catalyst doctor`",
