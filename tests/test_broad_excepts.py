@@ -57,13 +57,13 @@ def test_broad_excepts_are_few_and_give_their_reason() -> None:
 
 
 def test_database_errors_are_raised_in_one_place() -> None:
-    """Only the store's pool decides which errors of the driver are an outage or a conflict."""
+    """Only one module decides which errors of the driver are an outage or a conflict."""
     raising = {
         str(path.relative_to(ROOT / "catalyst"))
         for path in MODULES
         if any(constructed_errors(path.read_text(encoding="utf-8")))
     }
-    assert raising == {"store/pool.py"}
+    assert raising == {"store/driver_errors.py"}
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ SEAMS: dict[str, dict[str, str]] = {
     },
     "broker/trade_updates.py": {"a websocket": "the stream", "real time": "bounds a real socket"},
     "store/pool.py": {"the database": "the one pool", "real time": "bounds a real socket"},
+    "store/driver_errors.py": {"the database": "classifies the errors of the driver"},
     "store/account_lock.py": {"the database": "the connection of the account lock"},
     "store/notifications.py": {"the database": "the connection of LISTEN"},
     "store/migrate.py": {"the database": "migrations run outside the pool"},

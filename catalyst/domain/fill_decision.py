@@ -9,12 +9,19 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 from catalyst.domain import order as machine
 from catalyst.domain.ids import is_ours
 from catalyst.domain.order import EdgeKind, PositionSide, Purpose
-from catalyst.domain.position import CloseReason, PositionState, PositionStatus, add_fill, reduce_by_fill
+from catalyst.domain.position import (
+    CENT,
+    CloseReason,
+    PositionState,
+    PositionStatus,
+    add_fill,
+    reduce_by_fill,
+)
 from catalyst.domain.report import Fill
 from catalyst.domain.report_changes import (
     BookedFill,
@@ -86,7 +93,7 @@ class FillDecision:
 
     def book(self, row: OrderRow, fill: Fill) -> OrderChange | None:
         """Book one fill; return the change of its order, None when it was booked before or goes to quarantine."""
-        executions = self.rows.executions.get(row.order_id, ())
+        executions = self._executions_of(row)
         if self._is_booked(row, fill, executions):
             return None
         if (reason := _contradiction(fill, executions)) is not None:
@@ -95,11 +102,6 @@ class FillDecision:
         new_status, kind = machine.after_fill(row.state, fill.quantity)
         filled_qty = row.filled_qty + fill.quantity
         notional = sum((each.quantity * each.price for each in executions), fill.quantity * fill.price)
-        notional += sum(
-            each.fill.quantity * each.fill.price
-            for each in self.booked
-            if each.order.order_id == row.order_id
-        )
         after = replace(row, status=new_status, filled_qty=filled_qty, filled_avg_price=notional / filled_qty)
         note = f"{fill.quantity} @ {fill.price}, {fill.cum_qty} in all"
         is_late = kind is EdgeKind.LATE
@@ -113,27 +115,42 @@ class FillDecision:
         self.booked.append(BookedFill(row, fill, held_qty))
         return change
 
-    def _is_booked(self, row: OrderRow, fill: Fill, executions: Sequence[Execution]) -> bool:
-        """Return true when the execution is booked already; an id that it did not have is to be added."""
-        if any(
-            each.order.order_id == row.order_id and each.fill.cum_qty == fill.cum_qty for each in self.booked
-        ):
-            return True
-        for each in executions:
-            if (each.cum_qty, each.quantity, each.price) == (fill.cum_qty, fill.quantity, fill.price):
-                adds_id = (fill.execution_id and not each.execution_id) or (
-                    fill.activity_id and not each.activity_id
+    def _executions_of(self, row: OrderRow) -> list[Execution]:
+        """Return the executions of an order: those that are stored, and those booked by this decision."""
+        new = [booked.fill for booked in self.booked if booked.order.order_id == row.order_id]
+        return [
+            *self.rows.executions.get(row.order_id, ()),
+            *(
+                Execution(
+                    row.order_id, each.cum_qty, each.quantity, each.price, each.execution_id, each.activity_id
                 )
-                if adds_id:
-                    self.known_fills.append((row.order_id, fill))
-                return True
+                for each in new
+            ),
+        ]
+
+    def _is_booked(self, row: OrderRow, fill: Fill, executions: Sequence[Execution]) -> bool:
+        """Return true when the execution is booked already; an id that it did not have is to be added.
+
+        Another price for the same shares goes to quarantine; the booked price stays.
+        """
+        for each in executions:
+            if (each.cum_qty, each.quantity) != (fill.cum_qty, fill.quantity):
+                continue
+            if (fill.execution_id and not each.execution_id) or (fill.activity_id and not each.activity_id):
+                self.known_fills.append((row.order_id, fill))
+            if each.price != fill.price:
+                self._quarantine(row, fill, f"the fill at {fill.price} is booked at {each.price}")
+            return True
         return False
 
     # -- entries
 
     def _enter(self, row: OrderRow, fill: Fill, change: OrderChange) -> Decimal | None:
         """Open the position with an entry fill, or add the fill to it; return its shares, None without a position."""
-        if row.origin == "external" and not self._is_protected_by_us(row, fill):
+        is_entered = any(
+            booked.order.order_id == row.order_id and booked.held_qty is not None for booked in self.booked
+        )
+        if row.origin == "external" and not is_entered and not self._is_protected_by_us(row, fill):
             message = (
                 f"an order that Catalyst did not place filled {fill.quantity} @ {fill.price}; reconcile.orphans "
                 "decides what happens to these shares"
@@ -301,7 +318,7 @@ class FillDecision:
 
     def _reduce_orphan(self, row: OrderRow, fill: Fill) -> None:
         """Reduce the symbol's orphan shares by an exit fill without a position; alert when there are none."""
-        orphan = self.rows.orphan
+        orphan = self.orphan_fills[-1].after if self.orphan_fills else self.rows.orphan
         if orphan is None:
             message = (
                 f"exit order {row.order_id} filled {fill.quantity} @ {fill.price}, and no open position or orphan "
@@ -309,7 +326,7 @@ class FillDecision:
             )
             self.alerts.append(OrderAlert("EXIT_WITHOUT_POSITION", row, message))
             return
-        self.orphan_fills.append(OrphanFill(orphan, row, fill))
+        self.orphan_fills.append(OrphanFill(reduce_orphan(orphan, fill), row, fill))
         self.orphans_changed = True
 
     def _close_reason(self, row: OrderRow, position: PositionRow, fill: Fill) -> str:
@@ -318,7 +335,9 @@ class FillDecision:
         if row.origin == "external":
             return f"{CloseReason.EXTERNAL}: {row.symbol} @ ${fill.price}"
         intent_reason = self.rows.intent_reason
-        if intent_reason is None and any(link.exit_order is row for link in self.links):
+        if intent_reason is None and any(
+            link.exit_order is not None and link.exit_order.order_id == row.order_id for link in self.links
+        ):
             intent_reason = self.rows.outage_reason
         match row.order_purpose:
             case Purpose.TAKE_PROFIT if (
@@ -374,3 +393,20 @@ def _contradiction(fill: Fill, executions: Sequence[Execution]) -> str | None:
                 f" {each.quantity} @ {each.price}, {each.cum_qty} in all"
             )
     return None
+
+
+def reduce_orphan(orphan: Orphan, fill: Fill) -> Orphan:
+    """Return the orphan after an exit fill; shares beyond it are not its own.
+
+    The result is rounded once, to the cent.
+    """
+    taken = min(fill.quantity, orphan.quantity)
+    exited, proceeds = orphan.exited_qty + taken, orphan.proceeds + taken * fill.price
+    realized = None
+    if orphan.cost is not None:
+        gain = proceeds - orphan.cost * exited / orphan.found_qty
+        gain = gain if orphan.side is PositionSide.LONG else -gain
+        realized = gain.quantize(CENT, ROUND_HALF_EVEN)
+    return replace(
+        orphan, quantity=orphan.quantity - taken, exited_qty=exited, proceeds=proceeds, realized_pnl=realized
+    )

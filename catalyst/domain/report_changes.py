@@ -37,6 +37,7 @@ class NewLeg:
     order: NewOrder
     status: Status
     report: OrderReport
+    rejection_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,9 @@ class OversoldShares:
 
 @dataclass(frozen=True, slots=True)
 class OrphanFill:
-    """A fill that reduces orphan shares."""
+    """A fill that reduces orphan shares, and the orphan after it."""
 
-    orphan: Orphan
+    after: Orphan
     order: OrderRow
     fill: Fill
 
@@ -163,6 +164,14 @@ class Decision:
             or self.links
             or self.quarantined
             or self.alerts
+        )
+
+    @property
+    def has_incomplete_legs(self) -> bool:
+        """True when a new leg has fills to book, or a status to be quarantined."""
+        new_ids = {leg.order.alpaca_order_id for leg in self.new_legs}
+        return not new_ids.isdisjoint(self.missing_fills) or any(
+            leg.order.broker_status is None for leg in self.new_legs
         )
 
     @property

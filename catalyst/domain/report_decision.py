@@ -45,7 +45,10 @@ class ReportRows:
 
     def row_of(self, report: OrderReport) -> OrderRow | None:
         """Return the row of a report, by the broker's id or else by ours; None without a row."""
-        return self.by_broker_id.get(report.broker_id) or self.by_client_id.get(report.client_order_id)
+        row = self.by_broker_id.get(report.broker_id)
+        if row is None and report.client_order_id:
+            row = self.by_client_id.get(report.client_order_id)
+        return row
 
 
 def decide(
@@ -93,6 +96,7 @@ class _ReportDecision:
         default_factory=set
     )  # rows that have the report's broker id and status
     mismatched: set[int] = field(default_factory=set)  # rows whose report is about another order or quantity
+    other_orders: set[int] = field(default_factory=set)  # rows whose report has another broker id
     new_legs: list[NewLeg] = field(default_factory=list)
     alerts: list[OrderAlert] = field(default_factory=list)
     quarantined: list[QuarantineEntry] = field(default_factory=list)
@@ -129,6 +133,7 @@ class _ReportDecision:
             )
             self._quarantine(row, report, reason, "ORDER_CONTRADICTION")
             self.mismatched.add(row.order_id)
+            self.other_orders.add(row.order_id)
             return
         self.rows_by_reported_id[report.broker_id] = row
         if row.quantity != report.quantity:
@@ -224,6 +229,8 @@ class _ReportDecision:
 
     def add_leg(self, parent: OrderRow, leg: OrderReport) -> bool:
         """Add the row of a leg; return false when the leg may have a row that was not read."""
+        if parent.order_id in self.other_orders:
+            return True  # the leg of another order
         if not self.rows.current and parent.alpaca_order_id is not None:
             return False
         replaced = None if leg.replaces is None else self.rows.by_broker_id.get(leg.replaces)
@@ -235,15 +242,21 @@ class _ReportDecision:
             status = outcome.then
         elif outcome.verdict is Verdict.MISSING_FILLS:
             self.missing_fills.append(leg.broker_id)
+        is_odd = outcome.verdict in (Verdict.UNKNOWN, Verdict.CONTRADICTION)
         order = replace(
             order_of_report(leg, purpose, parent.position_side),
+            side=machine.side_for(parent.position_side, purpose),
+            broker_status=None
+            if is_odd
+            else leg.broker_status,  # an odd one is quarantined once the leg has a row
             origin="broker",
             cycle_id=parent.cycle_id,
             position_id=parent.position_id,
             parent_order_id=parent.order_id,
             replaces=None if replaced is None else replaced.order_id,
         )
-        self.new_legs.append(NewLeg(parent, order, status, leg))
+        reason = _rejection_reason(leg) if status is Status.REJECTED else None
+        self.new_legs.append(NewLeg(parent, order, status, leg, reason))
         return True
 
     # -- fills
@@ -398,6 +411,14 @@ def leg_row(new_leg: NewLeg, order_id: int) -> OrderRow:
         broker_status=order.broker_status,
         origin="broker",
         signal_id=None,
+        rejection_reason=new_leg.rejection_reason,
+        cancel_reason=None,
+        expires_at=None,
+        closed_at=None,
+        broker_submitted_at=new_leg.report.submitted_at,
+        broker_filled_at=new_leg.report.filled_at,
+        broker_canceled_at=new_leg.report.canceled_at,
+        broker_expired_at=new_leg.report.expired_at,
     )
 
 

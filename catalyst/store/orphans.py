@@ -4,13 +4,11 @@ They are no position, because no order of ours entered them. A row holds the qua
 has left since, and the result where every fill is known.
 """
 
-from dataclasses import replace
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.order import PositionSide
-from catalyst.domain.position import CENT
 from catalyst.domain.rows import Orphan
 
 if TYPE_CHECKING:
@@ -92,31 +90,20 @@ async def record(
     return is_new
 
 
-async def reduce(conn: "Conn", orphan: Orphan, quantity: Decimal, price: Decimal, *, at: datetime) -> Orphan:
-    """Book an exit fill on a locked orphan, at most its quantity; return the reduced orphan."""
-    taken = min(quantity, orphan.quantity)
-    exited, proceeds = orphan.exited_qty + taken, orphan.proceeds + taken * price
-    realized = None
-    if orphan.cost is not None:  # to the cent, once
-        gain = proceeds - orphan.cost * exited / orphan.found_qty
-        gain = gain if orphan.side is PositionSide.LONG else -gain
-        realized = gain.quantize(CENT, ROUND_HALF_EVEN)
-    left = replace(
-        orphan, quantity=orphan.quantity - taken, exited_qty=exited, proceeds=proceeds, realized_pnl=realized
-    )
+async def update(conn: "Conn", orphan: Orphan, *, at: datetime) -> None:
+    """Write quantity, exited quantity, proceeds and result of a locked orphan."""
     await conn.execute(
         """
         UPDATE orphans SET quantity = $2, exited_qty = $3, proceeds = $4, realized_pnl = $5, updated_at = $6
          WHERE orphan_id = $1
         """,
         orphan.orphan_id,
-        left.quantity,
-        exited,
-        proceeds,
-        realized,
+        orphan.quantity,
+        orphan.exited_qty,
+        orphan.proceeds,
+        orphan.realized_pnl,
         at,
     )
-    return left
 
 
 async def resize(conn: "Conn", orphan_id: int, quantity: Decimal, *, at: datetime) -> None:

@@ -38,9 +38,7 @@ _UPDATE_ORDERS: Final = """
               FROM expected s
              WHERE o.order_id = s.order_id AND o.status = s.old_status AND o.filled_qty = s.old_filled
                AND o.quantity = s.old_quantity AND o.broker_status IS NOT DISTINCT FROM s.old_broker_status
-               AND o.alpaca_order_id IS NOT DISTINCT FROM s.old_broker_id
-               AND o.position_id IS NOT DISTINCT FROM s.old_position_id
-            RETURNING o.order_id, o.position_id"""
+               AND o.alpaca_order_id IS NOT DISTINCT FROM s.old_broker_id"""
 _ORDER_ARRAYS: Final = """$4::bigint[], $5::text[], $6::numeric[], $7::numeric[], $8::text[], $9::text[],
                           $10::bigint[], $11::text[], $12::text[], $13::text[], $14::numeric[], $15::numeric[],
                           $16::numeric[], $17::text[], $18::timestamptz[], $19::timestamptz[], $20::timestamptz[],
@@ -56,23 +54,25 @@ WRITE_ORDERS: Final = f"""
               FROM unnest({_ORDER_ARRAYS}) AS e ({_ORDER_COLUMNS})
              LIMIT cardinality($4)
         ), updated AS ({_UPDATE_ORDERS}
+            RETURNING o.order_id
         ), new_legs AS (
             INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
                                 order_type, time_in_force, order_class, origin, cycle_id, position_id,
                                 parent_order_id, replaces, limit_price, stop_price, alpaca_order_id, broker_status,
                                 epoch, status, created_at, updated_at, submitted_at, attempts, last_attempt_at,
-                                broker_submitted_at, broker_filled_at, broker_canceled_at, broker_expired_at)
+                                broker_submitted_at, broker_filled_at, broker_canceled_at, broker_expired_at,
+                                rejection_reason)
             SELECT l.client_id, p.security_id, l.purpose, p.position_side, l.side, l.quantity, l.type, l.force,
                    l.class, 'broker', p.cycle_id, p.position_id, l.parent, l.replaces, l.limit_price, l.stop_price,
                    l.broker_id, l.broker_status, $3, l.status, $1, $1, $1, 1, $1, l.submitted_at, l.filled_at,
-                   l.canceled_at, l.expired_at
+                   l.canceled_at, l.expired_at, l.rejection
               FROM unnest($27::bigint[], $28::text[], $29::text[], $30::text[], $31::numeric[], $32::text[],
                           $33::text[], $34::text[], $35::numeric[], $36::numeric[], $37::text[], $38::text[],
                           $39::text[], $40::bigint[], $41::timestamptz[], $42::timestamptz[], $43::timestamptz[],
-                          $44::timestamptz[])
+                          $44::timestamptz[], $45::text[])
                    WITH ORDINALITY AS l (parent, client_id, purpose, side, quantity, type, force, class,
                                          limit_price, stop_price, broker_id, broker_status, status, replaces,
-                                         submitted_at, filled_at, canceled_at, expired_at, n)
+                                         submitted_at, filled_at, canceled_at, expired_at, rejection, n)
               JOIN orders p ON p.order_id = l.parent
              ORDER BY l.n
             RETURNING order_id, parent_order_id, status, broker_status, alpaca_order_id
@@ -83,7 +83,7 @@ WRITE_ORDERS: Final = f"""
                            WITH ORDINALITY AS j (order_id, kind, from_status, to_status, note, n)
                     UNION ALL
                     SELECT order_id, 'transition', NULL, status,
-                           'leg of order ' || parent_order_id || ': ' || broker_status, 0
+                           'leg of order ' || parent_order_id || coalesce(': ' || broker_status, ''), 0
                       FROM new_legs) AS line
              ORDER BY order_id, n
         )
@@ -113,6 +113,8 @@ OPEN_POSITIONS: Final = f"""
                           $36::text[], $37::text[])
                    AS x (order_id, cum_qty, quantity, price, at, execution_id, activity_id)
         ), updated AS ({_UPDATE_ORDERS}
+               AND o.position_id IS NOT DISTINCT FROM s.old_position_id
+            RETURNING o.order_id, o.position_id
         ), linked_legs AS (
             UPDATE orders leg SET position_id = s.position_id, updated_at = $1, epoch = $3
               FROM expected s
@@ -145,19 +147,28 @@ async def write(conn: "Conn", decision: Decision, *, at: datetime, source: str, 
     written = WrittenIds()
     opening_ids = {opened.entry.before.order_id for opened in decision.opened}
     changes = [change for change in decision.order_changes if change.before.order_id not in opening_ids]
+    if decision.is_one_statement and not decision.opened:
+        written.legs = await _write_orders(
+            conn, changes, decision.new_legs, at=at, source=source, epoch=epoch
+        )
+        return written
+    # Orders before positions, because opening one changes its legs; new legs last, because they take over the
+    # position to which their parent is linked.
+    if changes:
+        await _write_orders(conn, changes, (), at=at, source=source, epoch=epoch)
     if decision.opened:
         first_fills = [booked for booked in decision.booked if booked.order.order_id in opening_ids]
         written.positions = await _open_positions(
             conn, decision.opened, first_fills, at=at, source=source, epoch=epoch
         )
-    if changes or decision.new_legs:
-        written.legs = await _write_orders(
-            conn, changes, decision.new_legs, at=at, source=source, epoch=epoch
-        )
-    if not decision.is_one_statement:
-        later_fills = [booked for booked in decision.booked if booked.order.order_id not in opening_ids]
-        await _write_fills(conn, later_fills, decision, source=source)
-        await _write_effects(conn, decision, written, at=at, source=source, epoch=epoch)
+    if decision.is_one_statement:
+        return written
+    later_fills = [booked for booked in decision.booked if booked.order.order_id not in opening_ids]
+    await _write_fills(conn, later_fills, decision, source=source)
+    await _write_position(conn, decision, written, at=at, epoch=epoch)
+    if decision.new_legs:
+        written.legs = await _write_orders(conn, (), decision.new_legs, at=at, source=source, epoch=epoch)
+    await _write_effects(conn, decision, at=at, source=source)
     return written
 
 
@@ -196,6 +207,7 @@ async def _write_orders(
         [leg.report.filled_at for leg in new_legs],
         [leg.report.canceled_at for leg in new_legs],
         [leg.report.expired_at for leg in new_legs],
+        [leg.rejection_reason for leg in new_legs],
     )
     return {row["alpaca_order_id"]: row["order_id"] for row in found if row["order_id"] is not None}
 
@@ -302,21 +314,26 @@ async def _write_fills(conn: "Conn", fills: Sequence[BookedFill], decision: Deci
         )
 
 
-async def _write_effects(
-    conn: "Conn", decision: Decision, written: WrittenIds, *, at: datetime, source: str, epoch: int
+async def _write_position(
+    conn: "Conn", decision: Decision, written: WrittenIds, *, at: datetime, epoch: int
 ) -> None:
-    """Write what a decision changes beside orders and executions."""
+    """Write the changed position, then link orders to it, then end its exit intent when it is closed."""
+    change = decision.position
+    if change is not None:
+        await positions.update(
+            conn, change.position_id, change.state, at=change.at, close_reason=change.close_reason
+        )
     for link in decision.links:
         position_id = link.position_id
         if position_id is None:
             (position_id,) = written.positions.values()
         await _link(conn, link, position_id, at=at, epoch=epoch)
-    if (change := decision.position) is not None:
-        await positions.update(
-            conn, change.position_id, change.state, at=change.at, close_reason=change.close_reason
-        )
-        if change.state.status is PositionStatus.CLOSED:
-            await exit_intents.end_intent(conn, change.position_id, state="done", at=at)
+    if change is not None and change.state.status is PositionStatus.CLOSED:
+        await exit_intents.end_intent(conn, change.position_id, state="done", at=at)
+
+
+async def _write_effects(conn: "Conn", decision: Decision, *, at: datetime, source: str) -> None:
+    """Write orphan shares, quarantine and alerts."""
     for surplus in decision.oversold:
         await orphans.record(
             conn,
@@ -328,8 +345,8 @@ async def _write_effects(
             position_id=surplus.position_id,
             cost=surplus.cost,
         )
-    for taken in decision.orphan_fills:
-        await orphans.reduce(conn, taken.orphan, taken.fill.quantity, taken.fill.price, at=taken.fill.at)
+    for taken in decision.orphan_fills[-1:]:  # the orphan after all fills
+        await orphans.update(conn, taken.after, at=taken.fill.at)
     for item in decision.quarantined:
         await _quarantine(conn, item, at=at, source=source)
     for alert in (*decision.alerts, *(item.alert for item in decision.quarantined)):

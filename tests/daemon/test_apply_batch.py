@@ -2,7 +2,7 @@
 order that stays constant over the day."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -309,6 +309,28 @@ async def test_broker_times_are_stored_beside_the_times_of_receipt(ledger_setup:
     assert stored.closed_at is not None
     assert stored.closed_at > canceled_at
     assert stored.ended_at == canceled_at
+
+
+async def test_first_fill_with_changed_and_new_legs_is_one_transaction(ledger_setup: LedgerSetup) -> None:
+    """A fill whose message shows a changed leg and a leg without a row writes all, linked to the new position."""
+    row = await ledger_setup.create_entry(1)
+    update = fill_update(row)
+    legs = (
+        make_report(row, "target-1", "new", side=Side.SELL, order_type="limit"),
+        make_report(row, "second-stop-1", "held", side=Side.SELL, order_type="stop", stop_price=Decimal(187)),
+    )
+    with_legs = TradeUpdate("fill", replace(update.order, legs=legs), update.fill, FULL, AT)
+    assert await ledger_setup.ledger.apply_trade_update(with_legs)
+    async with ledger_setup.store.read() as conn:
+        booked = await orders.get(conn, row.order_id)
+        stored = await orders.legs_of(conn, row.order_id)
+    assert booked.position_id is not None
+    assert {leg.position_id for leg in stored} == {booked.position_id}
+    assert {leg.client_order_id: leg.broker_status for leg in stored} == {
+        "target-1": "new",
+        "stop-1": "held",
+        "second-stop-1": "held",
+    }
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from catalyst.domain.fill_decision import Circumstances, FillRows
 from catalyst.domain.order import NEVER_ARRIVED, PositionSide, Purpose, Side, Status, Verdict
 from catalyst.domain.report import Fill, OrderReport
 from catalyst.domain.report_changes import Decision
-from catalyst.domain.report_decision import ReportRows, decide, decide_batch
+from catalyst.domain.report_decision import ReportRows, decide, decide_batch, leg_row
 from catalyst.domain.rows import Execution, OrderRow, Orphan, PositionRow
 from tests.domain.test_order_state_machine import REPORTS, report_cases
 
@@ -265,7 +265,7 @@ def test_exit_without_position_reduces_orphan_shares_or_alerts() -> None:
         None, None, None, AT, None, None,
     )  # fmt: skip
     reduced = decided([row], None, fill_of(row), fill_rows=FillRows(orphan=orphan))
-    assert [taken.orphan.orphan_id for taken in reduced.orphan_fills] == [5]
+    assert [(taken.after.orphan_id, taken.after.quantity) for taken in reduced.orphan_fills] == [(5, 0)]
     assert not reduced.alerts
     alone = decided([row], None, fill_of(row), fill_rows=FillRows())
     assert [alert.event for alert in alone.alerts] == ["EXIT_WITHOUT_POSITION"]
@@ -337,3 +337,94 @@ def test_batch_ends_before_a_report_that_one_statement_cannot_write() -> None:
     count, decision = decide_batch(rows, filled, GIVEN)
     assert (count, len(decision.opened), len(decision.booked)) == (4, 4, 4)
     assert decide_batch(rows, [filled[0], accepted[1]], GIVEN)[0] == 1
+
+
+def slices(row: OrderRow, *quantities: int) -> list[Fill]:
+    """Return consecutive fills of the row's order."""
+    fills, total = [], 0
+    for quantity in quantities:
+        total += quantity
+        fills.append(fill_of(row, quantity, total))
+    return fills
+
+
+def test_two_fills_of_an_external_entry_enter_one_position() -> None:
+    """The second fill of an adopted entry belongs to the position that the first one opens in this decision."""
+    row = replace(ENTRY, origin="external", client_order_id="by hand", status=Status.ACCEPTED)
+    given = replace(GIVEN, adopted_symbols=frozenset({"AAPL"}))
+    decision = decided([row], None, *slices(row, 40, 60), fill_rows=FillRows(), given=given)
+    assert decision.opened[0].state.quantity == 100
+    assert not decision.alerts
+
+
+def test_two_fills_of_an_orphan_exit_both_reduce_it() -> None:
+    """The second fill reduces what the first one left."""
+    row = replace(STOP, position_id=None, parent_order_id=None, origin="orphan")
+    orphan = Orphan(
+        5, None, 1, "AAPL", None, "unexplained", PositionSide.LONG, QUANTITY, QUANTITY, 100 * PRICE, Decimal(0),
+        Decimal(0), None, None, None, AT, None, None,
+    )  # fmt: skip
+    decision = decided([row], None, *slices(row, 40, 60), fill_rows=FillRows(orphan=orphan))
+    left = decision.orphan_fills[-1].after
+    assert (left.quantity, left.exited_qty, left.realized_pnl) == (0, 100, Decimal("0.00"))
+
+
+def test_overlapping_fills_of_one_list_are_booked_once() -> None:
+    """The stream's whole fill and the activities' two slices are the same shares: nothing is booked twice."""
+    row = replace(ENTRY, status=Status.ACCEPTED)
+    decision = decided([row], None, fill_of(row), *slices(row, 60, 40), fill_rows=FillRows())
+    assert decision.order_changes[0].after.filled_qty <= 100
+    assert decision.opened[0].state.quantity <= 100
+    assert {item.alert.event for item in decision.quarantined} == {"FILL_UNEXPLAINED"}
+
+
+def test_two_fills_of_an_outage_exit_close_with_its_reason() -> None:
+    """The reason of the outage exit holds for its last fill too."""
+    row = replace(
+        STOP, position_id=None, parent_order_id=None, origin="outage", order_purpose=Purpose.EXIT,
+        created_at=AT + timedelta(minutes=1),
+    )  # fmt: skip
+    rows = replace(HELD, outage_reason="TIME_LIMIT: out")
+    decision = decided(
+        [row], None, *slices(row, 40, 60), fill_rows=rows, given=replace(GIVEN, entries_complete=True)
+    )
+    assert decision.position is not None
+    assert decision.position.close_reason == "TIME_LIMIT: out"
+    assert len(decision.links) == 1
+
+
+def test_leg_side_follows_from_its_purpose() -> None:
+    """A leg of an external short entry buys, whatever the broker shows: the row must be storable."""
+    parent = replace(ENTRY, origin="external", position_side=PositionSide.SHORT, side=Side.SELL)
+    leg = report_of(STOP, "held", side=Side.SELL)
+    decision = decided([parent], report_of(parent, "new", legs=(leg,)))
+    assert decision.new_legs[0].order.side is Side.BUY
+
+
+def test_new_leg_with_an_unknown_status_is_quarantined_once_it_has_a_row() -> None:
+    """The leg is inserted without the status; the next report of that status is quarantined."""
+    leg = report_of(STOP, "pondering")
+    first = decided([ENTRY], report_of(ENTRY, "new", legs=(leg,)))
+    assert first.has_incomplete_legs
+    assert first.new_legs[0].order.broker_status is None
+    stored = replace(STOP, broker_status=None, status=Status.SUBMITTED, parent_order_id=1)
+    second = decided([ENTRY, stored], report_of(ENTRY, "new", legs=(leg,)))
+    assert [item.alert.event for item in second.quarantined] == ["UNKNOWN_BROKER_STATUS"]
+
+
+def test_rejected_new_leg_keeps_its_reason_and_its_own_times() -> None:
+    """A leg that is rejected when it is first seen has its reason; it inherits no time of its parent."""
+    parent = replace(FILLED_ENTRY, broker_filled_at=AT, rejection_reason="NEVER_ARRIVED")
+    leg = replace(report_of(STOP, "rejected"), raw={"reject_reason": "no"})
+    new_leg = decided([parent], report_of(parent, "filled", 100, legs=(leg,))).new_legs[0]
+    assert (new_leg.status, new_leg.rejection_reason) == (Status.REJECTED, "BROKER: no")
+    row = leg_row(new_leg, 9)
+    assert (row.broker_filled_at, row.rejection_reason) == (None, "BROKER: no")
+
+
+def test_legs_of_another_order_are_not_adopted() -> None:
+    """An order with our client order id and another broker id is not ours, and neither are its legs."""
+    report = report_of(ENTRY, "new", broker_id="b-x", legs=(report_of(STOP, "held"),))
+    decision = decided([ENTRY], report)
+    assert not decision.new_legs
+    assert decision.verdict is Verdict.CONTRADICTION

@@ -67,8 +67,7 @@ async def test_daily_queries_scan_no_history(history: RawRows):
     queries: list[tuple[str, list[object]]] = [
         (orders._WORKING, []),
         (orders._OF_SYMBOL_WORKING, ["AAPL"]),
-        (orders._LOCK_BY_BROKER_ID, ["b-17"]),
-        (orders._LOCK_BY_CLIENT_ID, ["past-17"]),
+        (orders._LOCK_BY_REPORTS, [["b-17"], ["past-17"]]),
         (orders._OF_POSITION, [17]),
         (orders._LEGS, [17]),
         (positions._OPEN, []),

@@ -13,7 +13,7 @@ from tests.stories.scenario import Scenario, open_scenario
 
 # Tolerance between two measurements: a request in flight, a timer that is not cleared yet.
 SLACK = 3
-GROWS_WITH_ORDERS = {"catalyst.domain.report.OrderReport", "catalyst.store.orders.OrderRow"}
+GROWS_WITH_ORDERS = {"catalyst.domain.report.OrderReport", "catalyst.domain.rows.OrderRow"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,13 +187,17 @@ class OrderLedger:
             )
             if decision.unread_entries:
                 if entries_complete or not await self._entry_fills_complete(decision.unread_entries, source):
+                    if (
+                        report is not None
+                    ):  # the waiting fill must not hold back the other orders of the group
+                        await self._apply_once(report, (), source, write_partly=True)
                     return None
                 entries_complete = True
             elif decision.missing_fills and not fills_read and report is not None:
                 fills_read = True
                 fills = await self._read_missing_fills(report, fills, decision, source)
-            elif decision.missing_fills and decision.new_legs and not legs_written:
-                legs_written = True  # the fills of a new leg are booked once it has a row
+            elif decision.has_incomplete_legs and not legs_written:
+                legs_written = True  # what a new leg reports beyond its status is applied once it has a row
             else:
                 if decision.missing_fills:
                     log.warning("fills_missing", broker_ids=decision.missing_fills)
@@ -226,8 +230,8 @@ class OrderLedger:
 
         With `write_partly` a report is written although fills of its orders are missing.
         """
-        given = self._circumstances(source, entries_complete=entries_complete)
         async with self._lock:
+            given = self._circumstances(source, entries_complete=entries_complete)
             decision = await self._write_by_statement(report, fills, given, write_partly=write_partly)
             if decision is None:
                 decision = await self._write_locked(report, fills, given, write_partly=write_partly)

@@ -72,6 +72,8 @@ def _log_position(decision: Decision) -> None:
             purpose=taken.order.order_purpose,
             qty=str(taken.fill.quantity),
             price=str(taken.fill.price),
+            left=str(taken.after.quantity),
+            realized_pnl=_text_or_none(taken.after.realized_pnl),
         )
     for link in decision.links:
         if link.from_outage:

@@ -241,8 +241,12 @@ class OrderAdoption:
         return True
 
     def _row_of_report(self, report: OrderReport, purpose: Purpose, position_side: PositionSide) -> NewOrder:
-        """Return the row of an order from the broker's report; the caller sets origin, cycle and position."""
-        return replace(order_of_report(report, purpose, position_side), epoch=self.epoch)
+        """Return the row of an order from the broker's report; the caller sets origin, cycle and position.
+
+        The report is applied afterwards; it stores the broker's status.
+        """
+        order = order_of_report(report, purpose, position_side)
+        return replace(order, broker_status=None, epoch=self.epoch)
 
     async def _alert(
         self, conn: "orders.Conn", event: str, severity: str, report: OrderReport, message: str
