@@ -24,7 +24,7 @@ from catalyst.domain.position import (
 )
 from catalyst.domain.report import Fill
 from catalyst.domain.report_changes import (
-    BookedFill,
+    FillBooking,
     JournalLine,
     LinkedOrders,
     OpenedPosition,
@@ -35,7 +35,7 @@ from catalyst.domain.report_changes import (
     PositionChange,
     QuarantineEntry,
 )
-from catalyst.domain.rows import Execution, OrderRow, Orphan, PositionRow
+from catalyst.domain.rows import ExecutionRow, OrderRow, Orphan, PositionRow
 from catalyst.domain.session import trading_date
 
 
@@ -43,7 +43,7 @@ from catalyst.domain.session import trading_date
 class FillRows:
     """Rows that fills need beside their orders: all entries, or all exits, of one position."""
 
-    executions: Mapping[int, Sequence[Execution]] = field(default_factory=dict)  # by order id
+    executions: Mapping[int, Sequence[ExecutionRow]] = field(default_factory=dict)  # by order id
     # The position of the orders, or else the open one of their symbol and side.
     position: PositionRow | None = None
     parents: Mapping[int, OrderRow] = field(default_factory=dict)  # by order id
@@ -80,7 +80,7 @@ class FillDecision:
     given: Circumstances
     opened: OpenedPosition | None = None
     position: PositionChange | None = None
-    booked: list[BookedFill] = field(default_factory=list)
+    booked: list[FillBooking] = field(default_factory=list)
     known_fills: list[tuple[int, Fill]] = field(default_factory=list)
     links: list[LinkedOrders] = field(default_factory=list)
     oversold: list[OversoldShares] = field(default_factory=list)
@@ -112,23 +112,23 @@ class FillDecision:
             self._alert_unexpected(row, fill, filled_qty)
         is_entry = row.order_purpose is Purpose.ENTRY
         held_qty = self._enter(row, fill, change) if is_entry else self._exit(row, fill)
-        self.booked.append(BookedFill(row, fill, held_qty))
+        self.booked.append(FillBooking(row, fill, held_qty))
         return change
 
-    def _executions_of(self, row: OrderRow) -> list[Execution]:
+    def _executions_of(self, row: OrderRow) -> list[ExecutionRow]:
         """Return the executions of an order: those that are stored, and those booked by this decision."""
         new = [booked.fill for booked in self.booked if booked.order.order_id == row.order_id]
         return [
             *self.rows.executions.get(row.order_id, ()),
             *(
-                Execution(
+                ExecutionRow(
                     row.order_id, each.cum_qty, each.quantity, each.price, each.execution_id, each.activity_id
                 )
                 for each in new
             ),
         ]
 
-    def _is_booked(self, row: OrderRow, fill: Fill, executions: Sequence[Execution]) -> bool:
+    def _is_booked(self, row: OrderRow, fill: Fill, executions: Sequence[ExecutionRow]) -> bool:
         """Return true when the execution is booked already; an id that it did not have is to be added.
 
         Another price for the same shares goes to quarantine; the booked price stays.
@@ -381,7 +381,7 @@ class FillDecision:
         self.quarantined.append(QuarantineEntry(alert, "adjustment", reason, reason, payload))
 
 
-def _contradiction(fill: Fill, executions: Sequence[Execution]) -> str | None:
+def _contradiction(fill: Fill, executions: Sequence[ExecutionRow]) -> str | None:
     """Return why a fill contradicts the booked executions of its order; None when it does not."""
     start = fill.cum_qty - fill.quantity
     if fill.quantity <= 0 or start < 0:

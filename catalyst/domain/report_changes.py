@@ -61,7 +61,7 @@ class PositionChange:
 
 
 @dataclass(frozen=True, slots=True)
-class BookedFill:
+class FillBooking:
     """An execution to insert, with the order as it was before and the shares of the position after it."""
 
     order: OrderRow
@@ -122,7 +122,7 @@ class QuarantineEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ReportDecision:
     """What one group of reports and its fills change. Nothing is written while a read is asked for."""
 
     verdict: Verdict | None = (
@@ -132,7 +132,7 @@ class Decision:
     new_legs: tuple[NewLeg, ...] = ()
     opened: tuple[OpenedPosition, ...] = ()
     position: PositionChange | None = None
-    booked: tuple[BookedFill, ...] = ()
+    booked: tuple[FillBooking, ...] = ()
     known_fills: tuple[tuple[int, Fill], ...] = ()  # (order id, fill): booked before without one of its ids
     links: tuple[LinkedOrders, ...] = ()
     oversold: tuple[OversoldShares, ...] = ()

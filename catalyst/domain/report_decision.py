@@ -18,12 +18,12 @@ from catalyst.domain.fill_decision import Circumstances, FillDecision, FillRows
 from catalyst.domain.order import TERMINAL, EdgeKind, OrderState, PositionSide, Purpose, Status, Verdict
 from catalyst.domain.report import Fill, OrderReport
 from catalyst.domain.report_changes import (
-    Decision,
     JournalLine,
     NewLeg,
     OrderAlert,
     OrderChange,
     QuarantineEntry,
+    ReportDecision,
 )
 from catalyst.domain.rows import NewOrder, OrderRow
 
@@ -53,7 +53,7 @@ class ReportRows:
 
 def decide(
     rows: ReportRows, report: OrderReport | None, fills: Sequence[Fill], given: Circumstances
-) -> Decision | None:
+) -> ReportDecision | None:
     """Return what the report of an order and its legs, and these fills of the group, change.
 
     Return None when the rows do not suffice: cached order rows without one that may exist, or fills without their rows.
@@ -62,13 +62,13 @@ def decide(
     group = () if report is None else (report, *report.legs)
     if not rows.current and any(each.replaced_by or each.replaces for each in group):
         return None  # the other order of the replacement may have a row
-    decision = _ReportDecision(rows, given)
+    decision = _DecisionBuilder(rows, given)
     for each in group:
         row = rows.row_of(each)
         if row is not None:
             decision.match(row, each)
         elif each is report:
-            return Decision(unknown_broker_ids=frozenset({each.broker_id})) if rows.current else None
+            return ReportDecision(unknown_broker_ids=frozenset({each.broker_id})) if rows.current else None
     for fill in sorted(fills, key=lambda each: each.cum_qty):
         if not decision.book(fill):
             return None
@@ -83,7 +83,7 @@ def decide(
 
 
 @dataclass
-class _ReportDecision:
+class _DecisionBuilder:
     """Collects what one group of reports changes."""
 
     rows: ReportRows
@@ -284,7 +284,7 @@ class _ReportDecision:
         alert = OrderAlert(event, row, f"order {row.order_id}: {note}")
         self.quarantined.append(QuarantineEntry(alert, "unknown", reason, note, report.raw))
 
-    def result(self, group: Sequence[OrderReport]) -> Decision:
+    def result(self, group: Sequence[OrderReport]) -> ReportDecision:
         """Return the decision."""
         fills = self.fills
         opened = fills.opened
@@ -292,7 +292,7 @@ class _ReportDecision:
             opened = replace(opened, entry=self.changes[opened.entry.before.order_id])
         known = frozenset(report.broker_id for report in group)
         first = self.rows.row_of(group[0]) if group else None
-        return Decision(
+        return ReportDecision(
             verdict=self.verdicts.get(group[0].broker_id) if group else Verdict.SAME,
             order_changes=tuple(self.changes.values()),
             new_legs=tuple(self.new_legs),
@@ -317,13 +317,13 @@ class _ReportDecision:
 
 def decide_batch(
     rows: ReportRows, batch: Sequence[tuple[OrderReport, Fill | None]], given: Circumstances
-) -> tuple[int, Decision]:
+) -> tuple[int, ReportDecision]:
     """Return the length of the prefix of `batch` that one statement can write, and its changes as one decision.
 
     The prefix holds decisions of one kind (changes of orders, or opened positions); no order occurs in two of them. It
     ends before a report that changes nothing: `rows` may be outdated, so such a report must be checked by itself.
     """
-    decisions: list[Decision] = []
+    decisions: list[ReportDecision] = []
     seen_ids: set[str] = set()
     for report, fill in batch:
         decision = decide(rows, report, () if fill is None else (fill,), given)
@@ -340,7 +340,7 @@ def decide_batch(
             break
         decisions.append(decision)
         seen_ids |= ids
-    return len(decisions), Decision(
+    return len(decisions), ReportDecision(
         verdict=Verdict.SAME,
         order_changes=tuple(change for each in decisions for change in each.order_changes),
         new_legs=tuple(leg for each in decisions for leg in each.new_legs),

@@ -175,7 +175,7 @@ class Orphan:
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
+class ExecutionRow:
     """One row of executions: shares `cum_qty - quantity` to `cum_qty` of an order. Shares, dollars."""
 
     order_id: int

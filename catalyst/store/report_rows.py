@@ -8,7 +8,7 @@ from catalyst.domain.fill_decision import FillRows
 from catalyst.domain.order import Purpose
 from catalyst.domain.report import Fill, OrderReport
 from catalyst.domain.report_decision import ReportRows
-from catalyst.domain.rows import Execution, OrderRow, PositionRow
+from catalyst.domain.rows import ExecutionRow, OrderRow, PositionRow
 from catalyst.store import exit_intents, orders, orphans, positions
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _ids_of(group: Sequence[OrderReport], fills: Sequence[Fill]) -> tuple[list[s
 async def _entry_fill_rows(
     conn: "Conn",
     entry: OrderRow,
-    executions: Mapping[int, Sequence[Execution]],
+    executions: Mapping[int, Sequence[ExecutionRow]],
     unlinked_symbols: AbstractSet[str],
 ) -> FillRows:
     position = (
@@ -95,7 +95,7 @@ async def _exit_fill_rows(
     conn: "Conn",
     exits: Sequence[OrderRow],
     rows: Sequence[OrderRow],
-    executions: Mapping[int, Sequence[Execution]],
+    executions: Mapping[int, Sequence[ExecutionRow]],
     unlinked_symbols: AbstractSet[str],
 ) -> FillRows:
     row = exits[0]
@@ -125,13 +125,13 @@ async def _exit_fill_rows(
     )
 
 
-async def _executions(conn: "Conn", order_ids: Sequence[int]) -> dict[int, list[Execution]]:
+async def _executions(conn: "Conn", order_ids: Sequence[int]) -> dict[int, list[ExecutionRow]]:
     """Return the booked executions of these orders, by order id."""
-    found: dict[int, list[Execution]] = {}
+    found: dict[int, list[ExecutionRow]] = {}
     for record in await conn.fetch(
         "SELECT order_id, cum_qty, quantity, price, execution_id, activity_id FROM executions"
         " WHERE order_id = ANY($1::bigint[]) ORDER BY order_id, cum_qty",
         list(order_ids),
     ):
-        found.setdefault(record["order_id"], []).append(Execution(**record))
+        found.setdefault(record["order_id"], []).append(ExecutionRow(**record))
     return found

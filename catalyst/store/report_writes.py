@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.report_changes import (
-    BookedFill,
-    Decision,
+    FillBooking,
     JournalLine,
     LinkedOrders,
     NewLeg,
     OpenedPosition,
     OrderChange,
     QuarantineEntry,
+    ReportDecision,
 )
 from catalyst.store import alerts, exit_intents, orders, orphans, positions, quarantine
 
@@ -138,7 +138,9 @@ class WrittenIds:
     legs: dict[str, int] = field(default_factory=dict)
 
 
-async def write(conn: "Conn", decision: Decision, *, at: datetime, source: str, epoch: int) -> WrittenIds:
+async def write(
+    conn: "Conn", decision: ReportDecision, *, at: datetime, source: str, epoch: int
+) -> WrittenIds:
     """Write everything that a decision changes; return the ids of the new rows.
 
     Raises StaleRow when an order's row has changed, and DuplicateRow when a fill, a leg or an open position of the
@@ -215,7 +217,7 @@ async def _write_orders(
 async def _open_positions(
     conn: "Conn",
     opened: Sequence[OpenedPosition],
-    fills: Sequence[BookedFill],
+    fills: Sequence[FillBooking],
     *,
     at: datetime,
     source: str,
@@ -277,7 +279,7 @@ def _journal_arrays(changes: Sequence[OrderChange]) -> Iterable[list[Any]]:
     )
 
 
-def _execution_arrays(fills: Sequence[BookedFill]) -> Iterable[list[Any]]:
+def _execution_arrays(fills: Sequence[FillBooking]) -> Iterable[list[Any]]:
     return (
         [booked.order.order_id for booked in fills],
         [booked.fill.cum_qty for booked in fills],
@@ -289,7 +291,9 @@ def _execution_arrays(fills: Sequence[BookedFill]) -> Iterable[list[Any]]:
     )
 
 
-async def _write_fills(conn: "Conn", fills: Sequence[BookedFill], decision: Decision, *, source: str) -> None:
+async def _write_fills(
+    conn: "Conn", fills: Sequence[FillBooking], decision: ReportDecision, *, source: str
+) -> None:
     """Insert executions, and add the ids that booked ones did not have."""
     if fills:
         await conn.execute(
@@ -315,7 +319,7 @@ async def _write_fills(conn: "Conn", fills: Sequence[BookedFill], decision: Deci
 
 
 async def _write_position(
-    conn: "Conn", decision: Decision, written: WrittenIds, *, at: datetime, epoch: int
+    conn: "Conn", decision: ReportDecision, written: WrittenIds, *, at: datetime, epoch: int
 ) -> None:
     """Write the changed position, then link orders to it, then end its exit intent when it is closed."""
     change = decision.position
@@ -332,7 +336,7 @@ async def _write_position(
         await exit_intents.end_intent(conn, change.position_id, state="done", at=at)
 
 
-async def _write_effects(conn: "Conn", decision: Decision, *, at: datetime, source: str) -> None:
+async def _write_effects(conn: "Conn", decision: ReportDecision, *, at: datetime, source: str) -> None:
     """Write orphan shares, quarantine and alerts."""
     for surplus in decision.oversold:
         await orphans.record(

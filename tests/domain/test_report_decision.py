@@ -11,9 +11,9 @@ from catalyst.domain import order as machine
 from catalyst.domain.fill_decision import Circumstances, FillRows
 from catalyst.domain.order import NEVER_ARRIVED, PositionSide, Purpose, Side, Status, Verdict
 from catalyst.domain.report import Fill, OrderReport
-from catalyst.domain.report_changes import Decision
+from catalyst.domain.report_changes import ReportDecision
 from catalyst.domain.report_decision import ReportRows, decide, decide_batch, leg_row
-from catalyst.domain.rows import Execution, OrderRow, Orphan, PositionRow
+from catalyst.domain.rows import ExecutionRow, OrderRow, Orphan, PositionRow
 from tests.domain.test_order_state_machine import REPORTS, report_cases
 
 AT = datetime(2026, 3, 9, 15, 0, tzinfo=UTC)
@@ -82,7 +82,7 @@ def decided(
     *fills: Fill,
     fill_rows: FillRows | None = None,
     given: Circumstances = GIVEN,
-) -> Decision:
+) -> ReportDecision:
     """Return the decision from rows that were just read."""
     decision = decide(ReportRows.just_read(rows, fill_rows), report, fills, given)
     assert decision is not None
@@ -148,7 +148,7 @@ def test_fill_is_booked_in_every_status_without_any_edge(
 def test_fill_beyond_the_ordered_quantity_is_booked_with_an_alert() -> None:
     """Shares that the broker bought beyond the order are held; they are booked and reported."""
     row = replace(FILLED_ENTRY, filled_avg_price=PRICE)
-    first = Execution(row.order_id, QUANTITY, QUANTITY, PRICE, "x", None)
+    first = ExecutionRow(row.order_id, QUANTITY, QUANTITY, PRICE, "x", None)
     rows = FillRows(executions={row.order_id: [first]}, position=POSITION)
     decision = decided([row], None, fill_of(row, 20, 120), fill_rows=rows)
     assert decision.order_changes[0].after.filled_qty == 120
@@ -159,7 +159,7 @@ def test_fill_beyond_the_ordered_quantity_is_booked_with_an_alert() -> None:
 
 def test_repeated_fill_is_not_booked_and_only_adds_its_missing_id() -> None:
     """One execution, from the stream and from the activities, is one row with both ids."""
-    booked = Execution(1, QUANTITY, QUANTITY, PRICE, "x-1", None)
+    booked = ExecutionRow(1, QUANTITY, QUANTITY, PRICE, "x-1", None)
     rows = FillRows(executions={1: [booked]}, position=POSITION)
     repeated = decided([FILLED_ENTRY], None, fill_of(ENTRY, execution_id="x-1"), fill_rows=rows)
     assert repeated.is_empty
@@ -172,7 +172,9 @@ def test_repeated_fill_is_not_booked_and_only_adds_its_missing_id() -> None:
 def test_fill_that_overlaps_another_goes_to_quarantine(quantity: int, cum_qty: int) -> None:
     """Shares that are booked already cannot fill again under other numbers; nothing is counted twice."""
     row = replace(FILLED_ENTRY, quantity=Decimal(200), status=Status.PARTIAL_FILL)
-    rows = FillRows(executions={1: [Execution(1, QUANTITY, QUANTITY, PRICE, "x", None)]}, position=POSITION)
+    rows = FillRows(
+        executions={1: [ExecutionRow(1, QUANTITY, QUANTITY, PRICE, "x", None)]}, position=POSITION
+    )
     decision = decided([row], None, fill_of(row, quantity, cum_qty), fill_rows=rows)
     assert not decision.booked
     assert not decision.order_changes

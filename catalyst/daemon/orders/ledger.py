@@ -27,7 +27,7 @@ from catalyst.domain.fill_decision import Circumstances
 from catalyst.domain.order import TERMINAL, Purpose, Verdict
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
-from catalyst.domain.report_changes import Decision
+from catalyst.domain.report_changes import ReportDecision
 from catalyst.domain.report_decision import ReportRows, decide, decide_batch, leg_row
 from catalyst.domain.rows import OrderRow
 from catalyst.store import (
@@ -178,7 +178,9 @@ class OrderLedger:
 
     # -- load, decide, write
 
-    async def _apply(self, report: OrderReport | None, fills: Sequence[Fill], source: str) -> Decision | None:
+    async def _apply(
+        self, report: OrderReport | None, fills: Sequence[Fill], source: str
+    ) -> ReportDecision | None:
         """Apply a group of reports and its fills; return what was decided, None when an exit fill has to wait."""
         entries_complete = fills_read = legs_written = False
         while True:
@@ -204,7 +206,7 @@ class OrderLedger:
                 return decision
 
     async def _read_missing_fills(
-        self, report: OrderReport, fills: Sequence[Fill], decision: Decision, source: str
+        self, report: OrderReport, fills: Sequence[Fill], decision: ReportDecision, source: str
     ) -> list[Fill]:
         """Return the fills to apply with the report: `fills` and the missing ones, from the account activities.
 
@@ -225,7 +227,7 @@ class OrderLedger:
         *,
         entries_complete: bool = False,
         write_partly: bool = False,
-    ) -> Decision:
+    ) -> ReportDecision:
         """Load the rows, decide, and write; nothing is written while the decision asks for a read.
 
         With `write_partly` a report is written although fills of its orders are missing.
@@ -248,7 +250,7 @@ class OrderLedger:
         given: Circumstances,
         *,
         write_partly: bool,
-    ) -> Decision | None:
+    ) -> ReportDecision | None:
         """Decide from cached or just read rows; return None, with nothing written, when one statement is not enough."""
         if report is None or self.symbols.has(SymbolReason.UNLINKED, report.symbol):
             return None  # outage orders may have to be linked to the position
@@ -276,7 +278,7 @@ class OrderLedger:
         given: Circumstances,
         *,
         write_partly: bool,
-    ) -> Decision:
+    ) -> ReportDecision:
         """Decide from locked rows and write the decision in their transaction."""
         group = () if report is None else (report, *report.legs)
         for each in group:
@@ -285,7 +287,7 @@ class OrderLedger:
         async with self.store.tx(label) as conn:
             rows = await report_rows.lock(conn, group, fills, unlinked_symbols=given.unlinked_symbols)
             if report is None and not rows.by_broker_id:
-                return Decision(unknown_broker_ids=frozenset(fill.broker_id for fill in fills))
+                return ReportDecision(unknown_broker_ids=frozenset(fill.broker_id for fill in fills))
             decision = decide(rows, report, fills, given)
             assert decision is not None  # locked rows suffice
             if _must_wait(decision, write_partly=write_partly):
@@ -296,7 +298,7 @@ class OrderLedger:
         log_decision(decision, written, given.source)
         return decision
 
-    async def _write_statement(self, decision: Decision, source: str) -> bool:
+    async def _write_statement(self, decision: ReportDecision, source: str) -> bool:
         """Write a decision that is one statement; return false, with nothing written, when a row has changed."""
         if decision.is_empty:
             return True
@@ -319,7 +321,7 @@ class OrderLedger:
         log_decision(decision, written, source)
         return True
 
-    def _after_commit(self, decision: Decision) -> None:
+    def _after_commit(self, decision: ReportDecision) -> None:
         """Count stale reports and notify the waiting tasks; a task woken before the commit would not see the rows."""
         self.stale_reports += decision.stale_reports
         if decision.reconcile:
@@ -378,6 +380,6 @@ class OrderLedger:
         return True
 
 
-def _must_wait(decision: Decision, *, write_partly: bool) -> bool:
+def _must_wait(decision: ReportDecision, *, write_partly: bool) -> bool:
     """Return true when the decision asks for a read before it may be written."""
     return bool(decision.unread_entries) or (bool(decision.missing_fills) and not write_partly)

@@ -6,13 +6,13 @@ import structlog
 
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import PositionStatus
-from catalyst.domain.report_changes import BookedFill, Decision, JournalLine, OrderChange
+from catalyst.domain.report_changes import FillBooking, JournalLine, OrderChange, ReportDecision
 from catalyst.store.report_writes import WrittenIds
 
 log = structlog.get_logger()
 
 
-def log_decision(decision: Decision, written: WrittenIds, source: str) -> None:
+def log_decision(decision: ReportDecision, written: WrittenIds, source: str) -> None:
     """Log what was written: status changes, new legs, fills, closed positions, alerts."""
     filled_ids = {booked.order.order_id for booked in decision.booked}
     for change in decision.order_changes:
@@ -55,7 +55,7 @@ def _log_move(change: OrderChange, line: JournalLine, source: str) -> None:
     )
 
 
-def _log_position(decision: Decision) -> None:
+def _log_position(decision: ReportDecision) -> None:
     """Log a closed position, reduced orphan shares and linked orders."""
     if (change := decision.position) is not None and change.state.status is PositionStatus.CLOSED:
         log.info(
@@ -80,7 +80,7 @@ def _log_position(decision: Decision) -> None:
             log.warning("orders_linked", position_id=link.position_id, orders=link.from_outage)
 
 
-def _log_fill(decision: Decision, booked: BookedFill, written: WrittenIds) -> None:
+def _log_fill(decision: ReportDecision, booked: FillBooking, written: WrittenIds) -> None:
     row, fill = booked.order, booked.fill
     if booked.held_qty is None:
         return
