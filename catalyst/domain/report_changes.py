@@ -125,9 +125,7 @@ class QuarantineEntry:
 class ReportDecision:
     """What one group of reports and its fills change. Nothing is written while a read is asked for."""
 
-    verdict: Verdict | None = (
-        None  # about the first report; None: its order has no row, or a fill has to wait
-    )
+    verdict: Verdict | None = None  # about the first report; None: its order has no row
     order_changes: tuple[OrderChange, ...] = ()
     new_legs: tuple[NewLeg, ...] = ()
     opened: tuple[OpenedPosition, ...] = ()
@@ -145,9 +143,7 @@ class ReportDecision:
     # Reads that are needed first.
     missing_fills: tuple[str, ...] = ()  # broker ids of orders with more filled shares than are booked
     is_entry: bool = False  # the first report is about an entry
-    unread_entries: tuple[
-        str, ...
-    ] = ()  # broker ids of entries whose fills must be complete before an exit's
+    unread_entries: tuple[str, ...] = ()  # broker ids of entries whose fills come before an exit's
     # A report names a replacement without a row, or the broker holds shares that need a full pass.
     reconcile: bool = False
     orphans_changed: bool = False

@@ -92,9 +92,7 @@ class _DecisionBuilder:
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # by broker id
     changes: dict[int, OrderChange] = field(default_factory=dict)  # by order id
     rows_by_reported_id: dict[str, OrderRow] = field(default_factory=dict)
-    already_reported: set[int] = field(
-        default_factory=set
-    )  # rows that have the report's broker id and status
+    already_reported: set[int] = field(default_factory=set)  # rows with the report's broker id and status
     mismatched: set[int] = field(default_factory=set)  # rows whose report is about another order or quantity
     other_orders: set[int] = field(default_factory=set)  # rows whose report has another broker id
     new_legs: list[NewLeg] = field(default_factory=list)
@@ -172,9 +170,8 @@ class _DecisionBuilder:
             before = self._move(row, before, report, outcome.then, outcome.kind)
         self._store_status(row, before, report)
         if report.replaced_by is not None and report.replaced_by not in self.rows.by_broker_id:
-            self.reconcile |= (
-                row.order_id in self.changes
-            )  # a full pass reads today's orders with the replacement
+            # A full pass reads today's orders, which include the replacement.
+            self.reconcile |= row.order_id in self.changes
 
     def _move(
         self,
@@ -242,13 +239,12 @@ class _DecisionBuilder:
             status = outcome.then
         elif outcome.verdict is Verdict.MISSING_FILLS:
             self.missing_fills.append(leg.broker_id)
+        # A status that no rule understands is quarantined by the next report, once the leg has a row.
         is_odd = outcome.verdict in (Verdict.UNKNOWN, Verdict.CONTRADICTION)
         order = replace(
             order_of_report(leg, purpose, parent.position_side),
             side=machine.side_for(parent.position_side, purpose),
-            broker_status=None
-            if is_odd
-            else leg.broker_status,  # an odd one is quarantined once the leg has a row
+            broker_status=None if is_odd else leg.broker_status,
             origin="broker",
             cycle_id=parent.cycle_id,
             position_id=parent.position_id,
@@ -268,8 +264,6 @@ class _DecisionBuilder:
             return self.rows.current
         if self.rows.fill_rows is None and not _is_first_fill(row, fill):
             return False
-        if row.order_id in self.mismatched:
-            return True
         change = self.fills.book(self.current(row), fill)
         if change is not None:
             self._change(row, change.after, *change.journal)

@@ -307,7 +307,16 @@ def test_broker_times_are_stored_beside_the_status() -> None:
     assert replace(after, closed_at=AT, broker_canceled_at=AT + timedelta(seconds=9)).ended_at == AT
 
 
-def test_mismatched_report_changes_no_status_and_books_nothing() -> None:
+def test_fill_of_a_report_with_another_quantity_is_booked() -> None:
+    """The report is a contradiction and goes to quarantine; its fill is a fact and is booked."""
+    report = report_of(ENTRY, "partially_filled", 40, quantity=Decimal(90))
+    decision = decided([ENTRY], report, fill_of(ENTRY, 40), fill_rows=FillRows())
+    assert decision.verdict is Verdict.CONTRADICTION
+    assert decision.opened[0].state.quantity == 40
+    assert [item.alert.event for item in decision.quarantined] == ["ORDER_CONTRADICTION"]
+
+
+def test_mismatched_report_changes_no_status() -> None:
     """Another broker id, or another quantity than we sent, is a contradiction: quarantine, and the status stays."""
     for report in (
         report_of(ENTRY, "canceled", broker_id="b-x"),
@@ -375,8 +384,8 @@ def test_overlapping_fills_of_one_list_are_booked_once() -> None:
     """The stream's whole fill and the activities' two slices are the same shares: nothing is booked twice."""
     row = replace(ENTRY, status=Status.ACCEPTED)
     decision = decided([row], None, fill_of(row), *slices(row, 60, 40), fill_rows=FillRows())
-    assert decision.order_changes[0].after.filled_qty <= 100
-    assert decision.opened[0].state.quantity <= 100
+    assert decision.order_changes[0].after.filled_qty == 100
+    assert decision.opened[0].state.quantity == 100
     assert {item.alert.event for item in decision.quarantined} == {"FILL_UNEXPLAINED"}
 
 

@@ -189,9 +189,8 @@ class OrderLedger:
             )
             if decision.unread_entries:
                 if entries_complete or not await self._entry_fills_complete(decision.unread_entries, source):
-                    if (
-                        report is not None
-                    ):  # the waiting fill must not hold back the other orders of the group
+                    # The waiting fill must not hold back the other orders of the group.
+                    if report is not None:
                         await self._apply_once(report, (), source, write_partly=True)
                     return None
                 entries_complete = True

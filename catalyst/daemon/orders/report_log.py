@@ -31,7 +31,7 @@ def log_decision(decision: ReportDecision, written: WrittenIds, source: str) -> 
         )
     for booked in decision.booked:
         _log_fill(decision, booked, written)
-    _log_position(decision)
+    _log_position(decision, written)
     for alert in (*decision.alerts, *(item.alert for item in decision.quarantined)):
         log.error(
             alert.event.lower(),
@@ -55,7 +55,7 @@ def _log_move(change: OrderChange, line: JournalLine, source: str) -> None:
     )
 
 
-def _log_position(decision: ReportDecision) -> None:
+def _log_position(decision: ReportDecision, written: WrittenIds) -> None:
     """Log a closed position, reduced orphan shares and linked orders."""
     if (change := decision.position) is not None and change.state.status is PositionStatus.CLOSED:
         log.info(
@@ -77,7 +77,9 @@ def _log_position(decision: ReportDecision) -> None:
         )
     for link in decision.links:
         if link.from_outage:
-            log.warning("orders_linked", position_id=link.position_id, orders=link.from_outage)
+            position_id = link.position_id or next(iter(written.positions.values()))
+            symbol = decision.booked[0].order.symbol
+            log.warning("orders_linked", symbol=symbol, position_id=position_id, orders=link.from_outage)
 
 
 def _log_fill(decision: ReportDecision, booked: FillBooking, written: WrittenIds) -> None:
