@@ -24,15 +24,28 @@ from catalyst.domain.errors import BrokerError, DuplicateOrder, OrderRejected
 from catalyst.domain.ids import client_order_id, is_ours
 from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.domain.position import CloseReason
-from catalyst.domain.protection import Protection, exit_orders_of_reports, protection_of
+from catalyst.domain.protection import (
+    Protection,
+    default_levels,
+    exit_orders_of_reports,
+    protection_of,
+)
+from catalyst.domain.protection_step import (
+    HeldShares,
+    ProtectionAction,
+    ProtectionRules,
+    Refusal,
+    StateSince,
+    next_protection_step,
+)
 from catalyst.domain.report import OrderReport, OrderRequest, PositionReport
 from catalyst.domain.rows import OrderRow, PositionRow
 
 log = structlog.get_logger()
 
 CLIENT_ID_ROLE: Final = "zp"  # protection sent during a database outage
-UNPROTECTED_CONFIRM_AFTER: Final = timedelta(seconds=2)  # the least time between two reads that show it
-MAX_REJECTIONS: Final = 4
+# The broker's lists may lag, so two reads at least 2 s apart must show shares without a stop.
+RULES: Final = ProtectionRules(may_exit=True, confirm_after=timedelta(seconds=2))
 EXIT_TIMEOUT: Final = timedelta(seconds=30)
 ZERO: Final = Decimal(0)
 
@@ -49,9 +62,12 @@ class OutageProtection:
     config: CurrentConfig
     unprotected: set[int] = field(default_factory=set)
     _placeholder_ids: dict[str, int] = field(default_factory=dict)  # symbol → negative id instead of a row's
-    _unprotected_since: dict[str, datetime] = field(default_factory=dict)  # by symbol
+    _states: StateSince[str] = field(default_factory=StateSince[str])  # by symbol
     _partial_fill_since: dict[str, datetime] = field(default_factory=dict)  # by broker id of the entry
-    _rejection_counts: dict[str, int] = field(default_factory=dict)  # by symbol
+    _refusals: dict[str, list[Refusal]] = field(
+        default_factory=dict
+    )  # by symbol, since the last accepted order
+    _unprotectable: dict[str, str] = field(default_factory=dict)  # by symbol: the last refusal
 
     async def check(self) -> tuple[Sequence[PositionRow], Mapping[int, Sequence[OrderRow]]]:
         """Do one step of protection for each unprotected position.
@@ -68,11 +84,7 @@ class OutageProtection:
             position = self._reconstruct_position(snapshot, snapshot.positions[symbol])
             if position is not None:
                 held.append(position)
-        self._unprotected_since = {
-            symbol: at
-            for symbol, at in self._unprotected_since.items()
-            if symbol in {position.symbol for position in held}
-        }
+        self._states.keep({position.symbol for position in held})
         self.unprotected = set()
         for position in held:
             await self._protect_position(snapshot, position)
@@ -118,35 +130,46 @@ class OutageProtection:
 
     async def _protect_position(self, snapshot: OutageSnapshot, position: PositionRow) -> None:
         """Do one step towards a stop for exactly the shares held."""
-        symbol = position.symbol
+        symbol, now = position.symbol, self.clock.now()
         state = protection_of(
             position.quantity, exit_orders_of_reports(snapshot.top_level_orders, symbol, position.side)
         )
-        if state in (Protection.PROTECTED, Protection.EXCESS):
-            self._unprotected_since.pop(symbol, None)
-            return
-        self.unprotected.add(position.position_id)
-        now = self.clock.now()
-        unprotected_since = self._unprotected_since.setdefault(symbol, now)
         working = snapshot.working_orders(symbol)
-        for order in working:
-            if _is_entry_side(order, position.side) and is_ours(order.client_order_id):
-                filling_since = self._partial_fill_since.setdefault(order.broker_id, now)
-                if now - filling_since >= timedelta(
-                    seconds=self.config.execution.partial_entry_grace_seconds
-                ):
-                    await self.outage_exit.cancel(order)
-        if (
-            working
-            or now - unprotected_since < UNPROTECTED_CONFIRM_AFTER
-            or position.stop_loss is None
-            or position.take_profit is None
-        ):
-            return
-        if self._has_in_flight_request(symbol):
-            return
-        async with self.outage_exit.lock:
-            await self._place_protection(snapshot, position)
+        entries = [order for order in working if _is_own_entry(order, position.side)]
+        exits = [order for order in working if order.side is side_for(position.side, Purpose.EXIT)]
+        shares = HeldShares(
+            state=state,
+            since=self._states.update(symbol, state, now),
+            exits_working=bool(exits),
+            refusals=self._refusals.get(symbol, ()),
+            entry_since=min(
+                (self._partial_fill_since.setdefault(entry.broker_id, now) for entry in entries), default=None
+            ),
+            entry_grace=timedelta(seconds=self.config.execution.partial_entry_grace_seconds),
+        )
+        step = next_protection_step(shares, RULES, now)
+        if state not in (Protection.PROTECTED, Protection.EXCESS):
+            self.unprotected.add(position.position_id)
+        if step.action is not ProtectionAction.EXIT:
+            self._unprotectable.pop(symbol, None)
+        if any(order.order_type == "market" for order in exits) or self._has_in_flight_request(symbol):
+            return  # an exit is under way, or a request of ours may still arrive
+        match step.action:
+            case ProtectionAction.CANCEL_ENTRY:
+                await self._cancel(entries)
+            case ProtectionAction.CANCEL_EXITS:
+                await self._cancel(exits)
+            case ProtectionAction.PLACE:
+                async with self.outage_exit.lock:
+                    await self._place_protection(snapshot, position)
+            case ProtectionAction.EXIT:
+                self._unprotectable[symbol] = step.reason
+            case _:
+                return  # nothing to do now
+
+    async def _cancel(self, orders: Sequence[OrderReport]) -> None:
+        for order in orders:
+            await self.outage_exit.cancel(order)
 
     def _has_in_flight_request(self, symbol: str) -> bool:
         """Return true while a request of ours in the symbol may still arrive."""
@@ -158,11 +181,10 @@ class OutageProtection:
         quantity = self.outage_exit.exit_quantity(snapshot, held)
         if quantity == 0 or abs(held.available) < quantity:
             return
+        stop, target = self._levels_of(position, held)
         order_states = sorted(f"{order.broker_id}:{order.filled_qty}" for order in snapshot.orders_of(symbol))
-        rejection_count = self._rejection_counts.get(symbol, 0)
-        cid = client_order_id(
-            f"{symbol}|{quantity}|{'|'.join(order_states)}", CLIENT_ID_ROLE, rejection_count
-        )
+        refusals = self._refusals.setdefault(symbol, [])
+        cid = client_order_id(f"{symbol}|{quantity}|{'|'.join(order_states)}", CLIENT_ID_ROLE, len(refusals))
         request = OrderRequest(
             client_order_id=cid,
             symbol=symbol,
@@ -171,9 +193,9 @@ class OutageProtection:
             order_type="limit",
             time_in_force="day",
             order_class="oco",
-            limit_price=position.take_profit,
-            take_profit=position.take_profit,
-            stop_loss=position.stop_loss,
+            limit_price=target,
+            take_profit=target,
+            stop_loss=stop,
         )
         self.outage_exit.requests.symbols.add(SymbolReason.OUTAGE_EXIT, symbol)
         self.outage_exit.spool.write(
@@ -184,36 +206,47 @@ class OutageProtection:
             position_side=position.side,
             quantity=str(quantity),
             purpose=Purpose.TAKE_PROFIT,
-            stop=str(position.stop_loss),
-            target=str(position.take_profit),
+            stop=str(stop),
+            target=str(target),
             reason=f"stop and target for the {quantity} shares held",
         )
-        log.critical(
-            "outage_protection_placed", symbol=symbol, qty=str(quantity), stop=str(position.stop_loss)
-        )
+        log.critical("outage_protection_placed", symbol=symbol, qty=str(quantity), stop=str(stop))
         try:
             await self.outage_exit.broker.submit(request, priority=Priority.EXIT)
         except DuplicateOrder:
+            refusals.clear()
             self.outage_exit.record_response(cid, "accepted", "the broker had accepted it before")
         except OrderRejected as error:
             log.warning("order_rejected", symbol=symbol, code=error.code, reason=error.text)
             self.outage_exit.record_response(cid, "rejected", str(error))
-            self._rejection_counts[symbol] = rejection_count + 1
+            refusals.append(Refusal(f"{error.code}: {error.text}", self.clock.now()))
         except BrokerError as error:  # sent again with the same id, unless the next read shows it
             log.warning("order_unconfirmed", symbol=symbol, error=str(error))
             self.outage_exit.record_response(cid, "unknown", str(error))
         else:
+            refusals.clear()
             self.outage_exit.record_response(cid, "accepted", "")
 
+    def _levels_of(self, position: PositionRow, held: PositionReport) -> tuple[Decimal, Decimal]:
+        """Return stop and target; a missing one is the configured percentage from the broker's price."""
+        stop, target = default_levels(
+            position.side,
+            held.current_price or held.entry_price,
+            stop_pct=self.config.positions.default_stop_loss_pct,
+            target_pct=self.config.positions.default_take_profit_pct,
+        )
+        return position.stop_loss or stop, position.take_profit or target
+
     async def exit_unprotectable(self, held: Sequence[PositionRow]) -> None:
-        """Exit the positions whose protection was rejected MAX_REJECTIONS times."""
+        """Exit the positions for which the broker accepts no stop."""
         for position in held:
-            if self._rejection_counts.get(position.symbol, 0) < MAX_REJECTIONS:
+            if (refusal := self._unprotectable.get(position.symbol)) is None:
                 continue
-            reason = f"{CloseReason.EMERGENCY_STOP}: {position.symbol} cannot be protected"
+            reason = f"{CloseReason.EMERGENCY_STOP}: {position.symbol} cannot be protected: {refusal}"
             result = await self.exit_position(position, reason)
             if result.flat:
-                self._rejection_counts.pop(position.symbol, None)
+                self._refusals.pop(position.symbol, None)
+                self._unprotectable.pop(position.symbol, None)
 
     async def exit_overdue(self, held: Sequence[PositionRow]) -> None:
         """Exit the positions held longer than `max_hold_time_minutes`. Call it only while the market is open.
@@ -242,5 +275,5 @@ class OutageProtection:
         )
 
 
-def _is_entry_side(order: OrderReport, side: PositionSide) -> bool:
-    return order.side is side_for(side, Purpose.ENTRY)
+def _is_own_entry(order: OrderReport, side: PositionSide) -> bool:
+    return order.side is side_for(side, Purpose.ENTRY) and is_ours(order.client_order_id)

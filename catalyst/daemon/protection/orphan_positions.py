@@ -25,7 +25,17 @@ from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
-from catalyst.domain.protection import Protection, default_levels, exit_orders_of, protection_of
+from catalyst.domain.protection import default_levels, exit_orders_of, protection_of
+from catalyst.domain.protection_step import (
+    HeldShares,
+    ProtectionAction,
+    ProtectionRules,
+    ProtectionStep,
+    StateSince,
+    is_in_pause,
+    next_protection_step,
+    refusals_of,
+)
 from catalyst.domain.report import PositionReport
 from catalyst.domain.rows import NewOrder, OrderRow, Orphan
 from catalyst.store import alerts, orders, orphans, positions
@@ -38,8 +48,7 @@ CHECK_INTERVAL: Final = timedelta(seconds=15)
 BUSY_CHECK_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
 QUANTITY_CONFIRM_AFTER: Final = timedelta(seconds=12)  # the broker's positions may lag behind its own fills
-MAX_PAUSE: Final = timedelta(seconds=60)
-MAX_OCO_ATTEMPTS: Final = 2  # after that many rejections, a simple stop
+RULES: Final = ProtectionRules(may_exit=False, time_in_force="gtc")
 ALERT_AFTER_REJECTIONS: Final = 4
 ALERT_WINDOW: Final = timedelta(days=1)
 ZERO: Final = Decimal(0)
@@ -58,6 +67,7 @@ class OrphanPositions:
     config: CurrentConfig
     epoch: int
     _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
+    _states: StateSince[int] = field(default_factory=StateSince[int])  # by orphan id
     _polled_order_ids: set[int] = field(default_factory=set)
     # By orphan id: a quantity at the broker that differs from the row's, and since when.
     _suspected_quantity: dict[int, tuple[Decimal, datetime]] = field(default_factory=dict)
@@ -219,7 +229,7 @@ class OrphanPositions:
             await self._cancel_orders(working, "ORPHAN")
             return True
         previous_exits = [row for row in rows if row.order_purpose is Purpose.EXIT]
-        if quantity == 0 or self._is_in_backoff(previous_exits):
+        if quantity == 0 or is_in_pause(refusals_of(previous_exits), self.clock.now()):
             return True
         sent = await self.submission.place(
             self._new_order(orphan, Purpose.EXIT, quantity, len(previous_exits), order_type="market"),
@@ -245,28 +255,38 @@ class OrphanPositions:
 
         Return true while another step is needed soon.
         """
-        stops = [row for row in working if row.order_purpose is Purpose.STOP_LOSS]
-        if protection_of(orphan.quantity, exit_orders_of(rows)) is Protection.PROTECTED:
-            await self._mark_protected(orphan, stops[0].stop_price)
-            return False
-        if orphan.protected_at is not None:
-            async with self.store.tx("orphan_unprotected") as conn:
-                await orphans.protect(
-                    conn, orphan.orphan_id, stop_price=None, protected_at=None, at=self.clock.now()
-                )
-        if working:
-            without_broker_id = [row for row in working if row.alpaca_order_id is None]
-            if without_broker_id or await self._refresh_unread_orders(working):
-                return True
-            await self._cancel_orders(working, "OCO")
-            return True
         previous_orders = [
             row for row in rows if row.parent_order_id is None and row.order_purpose is not Purpose.EXIT
         ]
-        if held is None or self._is_in_backoff(previous_orders):
+        state, now = protection_of(orphan.quantity, exit_orders_of(rows)), self.clock.now()
+        shares = HeldShares(
+            state=state,
+            since=self._states.update(orphan.orphan_id, state, now),
+            exits_working=bool(working),
+            refusals=refusals_of(previous_orders),
+        )
+        step = next_protection_step(shares, RULES, now)
+        if step.action is ProtectionAction.CONFIRM:
+            stops = [row for row in working if row.order_purpose is Purpose.STOP_LOSS]
+            await self._mark_protected(orphan, stops[0].stop_price)
+            return False
+        await self._mark_unprotected(orphan)
+        if working and await self._refresh_unread_orders(working):
             return True
+        if step.action is ProtectionAction.CANCEL_EXITS:
+            await self._cancel_orders(working, step.reason)
+        elif step.action is ProtectionAction.PLACE and held is not None:
+            await self._place_protection(
+                orphan, previous_orders, held.current_price or held.entry_price, step
+            )
+        return True
+
+    async def _place_protection(
+        self, orphan: Orphan, previous_orders: list[OrderRow], reference: Decimal, step: ProtectionStep
+    ) -> None:
+        """Send stop and target around the price `reference` as one OCO, or the simple stop that the step asks for."""
         sent = await self.submission.place(
-            self._protective_order(orphan, previous_orders, held.current_price or held.entry_price),
+            self._protective_order(orphan, len(previous_orders), reference, step),
             note=f"{orphan.quantity} {orphan.symbol} shares that no position explains",
         )
         log.warning(
@@ -278,10 +298,14 @@ class OrphanPositions:
             status=sent.status,
         )
         await self._alert_rejections(orphan, [*previous_orders, sent])
-        return True
 
     async def _refresh_unread_orders(self, working: list[OrderRow]) -> bool:
-        """Poll each working order once before it may be cancelled; return true when one was polled now."""
+        """Poll each working order once before it may be cancelled.
+
+        Return true when one was polled now, or has no broker id yet.
+        """
+        if any(row.alpaca_order_id is None for row in working):
+            return True
         unread = [row for row in working if row.order_id not in self._polled_order_ids]
         for row in unread:
             self._polled_order_ids.add(row.order_id)
@@ -298,31 +322,32 @@ class OrphanPositions:
             await orphans.protect(conn, orphan.orphan_id, stop_price=stop_price, protected_at=now, at=now)
         log.warning("orphan_protected", symbol=orphan.symbol, qty=str(orphan.quantity), stop=str(stop_price))
 
-    def _protective_order(
-        self, orphan: Orphan, previous_orders: list[OrderRow], reference: Decimal
-    ) -> NewOrder:
-        """Return stop and target as one OCO, good till cancelled.
+    async def _mark_unprotected(self, orphan: Orphan) -> None:
+        """Write that the orphan is no longer protected, once."""
+        if orphan.protected_at is None:
+            return
+        now = self.clock.now()
+        async with self.store.tx("orphan_unprotected") as conn:
+            await orphans.protect(conn, orphan.orphan_id, stop_price=None, protected_at=None, at=now)
 
-        It is a day order after a HARD_TO_BORROW rejection, and a simple stop after MAX_OCO_ATTEMPTS other rejections.
-        """
+    def _protective_order(
+        self, orphan: Orphan, attempt: int, reference: Decimal, step: ProtectionStep
+    ) -> NewOrder:
+        """Return the order of this step: stop and target, or only a stop, at the default distances."""
         stop, target = default_levels(
             orphan.side,
             reference,
             stop_pct=self.config.positions.default_stop_loss_pct,
             target_pct=self.config.positions.default_take_profit_pct,
         )
-        rejections = [str(row.rejection_reason) for row in previous_orders if row.status is Status.REJECTED]
-        time_in_force = (
-            "day" if any(rejection.startswith("HARD_TO_BORROW") for rejection in rejections) else "gtc"
-        )
-        if sum(not rejection.startswith("HARD_TO_BORROW") for rejection in rejections) >= MAX_OCO_ATTEMPTS:
+        if step.order_class == "simple":
             return self._new_order(
-                orphan, Purpose.STOP_LOSS, orphan.quantity, len(previous_orders), order_type="stop",
-                time_in_force=time_in_force, stop=stop,
+                orphan, Purpose.STOP_LOSS, orphan.quantity, attempt, order_type="stop",
+                time_in_force=step.time_in_force, stop=stop,
             )  # fmt: skip
         return self._new_order(
-            orphan, Purpose.TAKE_PROFIT, orphan.quantity, len(previous_orders), order_type="limit",
-            time_in_force=time_in_force, stop=stop, target=target,
+            orphan, Purpose.TAKE_PROFIT, orphan.quantity, attempt, order_type="limit",
+            time_in_force=step.time_in_force, stop=stop, target=target,
         )  # fmt: skip
 
     def _new_order(
@@ -356,14 +381,6 @@ class OrphanPositions:
             bracket_target=target,
             epoch=self.epoch,
         )  # fmt: skip
-
-    def _is_in_backoff(self, previous_orders: list[OrderRow]) -> bool:
-        """Return true during the pause after a rejection. It doubles, and rows determine it, also after a restart."""
-        rejected = [row for row in previous_orders if row.status is Status.REJECTED]
-        if not rejected or previous_orders[-1].status is not Status.REJECTED:
-            return False
-        pause: timedelta = min(BUSY_CHECK_INTERVAL * 2 ** min(len(rejected) - 1, 10), MAX_PAUSE)
-        return self.clock.now() - previous_orders[-1].created_at < pause
 
     async def _alert_rejections(self, orphan: Orphan, sent_orders: list[OrderRow]) -> None:
         """Raise an alert, at most once a day, after ALERT_AFTER_REJECTIONS rejections."""

@@ -5,7 +5,7 @@ It is level-triggered: each check derives the missing orders from rows and the b
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import structlog
@@ -22,14 +22,18 @@ from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.ids import unused_client_order_id
-from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
+from catalyst.domain.order import EXITS, WORKING, Purpose, side_for
 from catalyst.domain.position import CloseReason
-from catalyst.domain.protection import (
-    UNACKNOWLEDGED_REASON,
-    Protection,
-    default_levels,
-    exit_orders_of,
-    protection_of,
+from catalyst.domain.protection import Protection, default_levels, exit_orders_of, protection_of
+from catalyst.domain.protection_step import (
+    PRICE_RULE,
+    HeldShares,
+    ProtectionAction,
+    ProtectionRules,
+    ProtectionStep,
+    StateSince,
+    next_protection_step,
+    refusals_of,
 )
 from catalyst.domain.rows import NewOrder, OrderRow, PositionRow
 from catalyst.store import exit_intents, orders, positions
@@ -41,11 +45,7 @@ log = structlog.get_logger()
 CHECK_INTERVAL: Final = timedelta(seconds=15)
 UNPROTECTED_CHECK_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
-MAX_OCO_ATTEMPTS: Final = 4  # rejections after which the position is exited
-MAX_UNBOOKED_ATTEMPTS: Final = 15  # the same for UNBOOKED_CODES: the broker has not booked the new shares yet
-UNBOOKED_CODES: Final = ("NOT_EXIT", "INSUFFICIENT_QTY", "NOT_SHORTABLE")
-EXCESS_GRACE: Final = timedelta(seconds=3)
-ACKNOWLEDGE_GRACE: Final = timedelta(seconds=5)
+RULES: Final = ProtectionRules(may_exit=True)
 
 ProtectionFingerprint = tuple[object, ...]
 
@@ -63,8 +63,7 @@ class PositionProtector:
     unprotected_time: UnprotectedTime
     health: DatabaseHealth
     epoch: int
-    _excess_since: dict[int, datetime] = field(default_factory=dict)  # stops exceed the position
-    _pending_since: dict[int, datetime] = field(default_factory=dict)  # exits are unacknowledged
+    _states: StateSince[int] = field(default_factory=StateSince[int])  # by position id
     _verified: dict[int, ProtectionFingerprint] = field(default_factory=dict)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
@@ -136,30 +135,44 @@ class PositionProtector:
         if position.quantity == 0:
             return
         state = protection_of(position.quantity, exit_orders_of(rows))
-        if state is Protection.PROTECTED:
-            self._excess_since.pop(position_id, None)
-            self._pending_since.pop(position_id, None)
+        now = self.clock.now()
+        step = next_protection_step(self._held_shares(position, rows, state), RULES, now)
+        if step.action is ProtectionAction.CONFIRM:
             self._verified[position_id] = _fingerprint(position, rows)
             await self.unprotected_time.mark_protected(position, rows)
             return
-        grace_over = self._is_excess_grace_over(position_id, state)
-        if grace_over is not None:
-            if grace_over:
-                log.warning("stop_exceeds_position", symbol=position.symbol, qty=str(position.quantity))
-                await self._protect(position, rows)
-            return
-        await self.unprotected_time.mark_unprotected(position, rows, state)
-        if self._is_in_acknowledge_grace(position_id, state):
-            return
-        entries = [row for row in rows if row.order_purpose is Purpose.ENTRY and row.is_working]
-        # External entries are not ours to cancel.
-        own_entries = [row for row in entries if row.origin != "external"]
-        if own_entries:
-            await self._cancel_partial_entry(position, own_entries)
-        else:
-            await self._protect(
-                position, rows, UNACKNOWLEDGED_REASON if state is Protection.PENDING else "OCO"
-            )
+        if state is not Protection.EXCESS:
+            await self.unprotected_time.mark_unprotected(position, rows, state)
+        await self._do_step(step, position, rows)
+
+    def _held_shares(self, position: PositionRow, rows: list[OrderRow], state: Protection) -> HeldShares:
+        """Return what the rows say about the shares of a position. External entries are not ours to cancel."""
+        return HeldShares(
+            state=state,
+            since=self._states.update(position.position_id, state, self.clock.now()),
+            exits_working=bool(_working_exits(rows)),
+            refusals=refusals_of(_ocos(rows)),
+            entry_since=position.entry_time if _own_working_entries(rows) else None,
+            entry_grace=timedelta(seconds=self.config.execution.partial_entry_grace_seconds),
+        )
+
+    async def _do_step(self, step: ProtectionStep, position: PositionRow, rows: list[OrderRow]) -> None:
+        match step.action:
+            case ProtectionAction.CANCEL_ENTRY:
+                await self._cancel_partial_entry(_own_working_entries(rows))
+            case ProtectionAction.CANCEL_EXITS:
+                await self.submission.cancel_orders(_working_exits(rows), step.reason, self._cancels)
+            case ProtectionAction.PLACE:
+                await self._place_protection(position, rows)
+            case ProtectionAction.EXIT:
+                await self.exits.request(
+                    position.position_id,
+                    reason=_exit_reason(position, step.reason),
+                    purpose=Purpose.EXIT,
+                    by="position_protector",
+                )
+            case _:
+                return  # nothing to do now
 
     async def _read_position(self, position_id: int) -> tuple[PositionRow, list[OrderRow]]:
         async with self.store.read() as conn:
@@ -201,35 +214,10 @@ class PositionProtector:
         log.info("levels_set", symbol=position.symbol, stop=str(stop), target=str(target))
         return replace(position, stop_loss=stop, take_profit=target)
 
-    def _is_excess_grace_over(self, position_id: int, state: Protection) -> bool | None:
-        """Return true when stops exceed the position for EXCESS_GRACE; None when they do not exceed it.
-
-        After a partial fill of the target the broker reduces the stop itself, within moments.
-        """
-        if state is not Protection.EXCESS:
-            self._excess_since.pop(position_id, None)
-            return None
-        since = self._excess_since.setdefault(position_id, self.clock.now())
-        return self.clock.now() - since >= EXCESS_GRACE
-
-    def _is_in_acknowledge_grace(self, position_id: int, state: Protection) -> bool:
-        """Return true while exits are unacknowledged for less than ACKNOWLEDGE_GRACE.
-
-        An order that stays unacknowledged protects nothing.
-        """
-        if state is not Protection.PENDING:
-            self._pending_since.pop(position_id, None)
-            return False
-        since = self._pending_since.setdefault(position_id, self.clock.now())
-        return self.clock.now() - since < ACKNOWLEDGE_GRACE
-
-    async def _cancel_partial_entry(self, position: PositionRow, entries: list[OrderRow]) -> None:
-        """Cancel the rest of a partly filled entry after the grace: its legs protect nothing until it is filled."""
-        now = self.clock.now()
-        if now - position.entry_time < timedelta(seconds=self.config.execution.partial_entry_grace_seconds):
-            return
+    async def _cancel_partial_entry(self, entries: list[OrderRow]) -> None:
+        """Cancel the rest of a partly filled entry: its legs protect nothing until it is filled."""
         for row in entries:
-            if self._cancels.acquire(row.order_id, now):
+            if self._cancels.acquire(row.order_id, self.clock.now()):
                 log.info(
                     "partial_entry_cancel_requested",
                     symbol=row.symbol,
@@ -238,41 +226,16 @@ class PositionProtector:
                 )
                 await self.submission.cancel(row, "PARTIAL_GRACE")
 
-    async def _protect(self, position: PositionRow, rows: list[OrderRow], reason: str = "OCO") -> None:
-        """Cancel remaining exits with the cancel reason `reason`, then place an OCO for exactly the shares held.
-
-        Exit the position when the OCO is rejected too often, or because the price is beyond a level already.
-        """
-        leftovers = [row for row in rows if row.order_purpose in EXITS and row.status in WORKING]
-        if leftovers:
-            await self.submission.cancel_orders(leftovers, reason, self._cancels)
-            return
+    async def _place_protection(self, position: PositionRow, rows: list[OrderRow]) -> None:
+        """Place an OCO for exactly the shares held."""
         with_levels = await self._ensure_levels(position)
         if with_levels is None:
             return
-        position = with_levels
-        previous_ocos = [row for row in rows if row.order_class == "oco" and row.parent_order_id is None]
-        rejections = [row for row in previous_ocos if row.status is Status.REJECTED]
-        last_rejection = str(rejections[-1].rejection_reason) if rejections else ""
-        if len(rejections) >= (
-            MAX_UNBOOKED_ATTEMPTS if last_rejection.startswith(UNBOOKED_CODES) else MAX_OCO_ATTEMPTS
-        ):
-            await self._exit_unprotectable(position, last_rejection)
-            return
         try:
-            sent = await self._place_oco(position, rows, attempt=len(previous_ocos))
+            await self._place_oco(with_levels, rows, attempt=len(_ocos(rows)))
         except ExitExceedsPosition as error:
             # Another exit was written after the rows were read: the next check reads it.
             log.warning("protection_conflict", symbol=position.symbol, error=str(error))
-            return
-        if sent.status is not Status.REJECTED:
-            return
-        if (exit_reason := _level_already_crossed(position, str(sent.rejection_reason))) is not None:
-            await self.exits.request(
-                position.position_id, reason=exit_reason, purpose=Purpose.EXIT, by="position_protector"
-            )
-        else:
-            await self.clock.sleep(UNPROTECTED_CHECK_INTERVAL)
 
     async def _place_oco(self, position: PositionRow, rows: list[OrderRow], *, attempt: int) -> OrderRow:
         base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
@@ -300,22 +263,31 @@ class PositionProtector:
             note=f"stop and target for the {position.quantity} shares held",
         )
 
-    async def _exit_unprotectable(self, position: PositionRow, rejection: str) -> None:
-        """Request the exit of a position that cannot be protected."""
-        reason = f"{CloseReason.EMERGENCY_STOP}: {position.symbol} cannot be protected: {rejection}"
-        await self.exits.request(
-            position.position_id, reason=reason, purpose=Purpose.EXIT, by="position_protector"
-        )
+
+def _own_working_entries(rows: list[OrderRow]) -> list[OrderRow]:
+    return [
+        row
+        for row in rows
+        if row.order_purpose is Purpose.ENTRY and row.is_working and row.origin != "external"
+    ]
 
 
-def _level_already_crossed(position: PositionRow, rejection: str) -> str | None:
-    """Return the exit reason when the broker rejects an OCO because the price is beyond a level already; else None.
+def _working_exits(rows: list[OrderRow]) -> list[OrderRow]:
+    return [row for row in rows if row.order_purpose in EXITS and row.status in WORKING]
 
-    The rejection text names the level: the take-profit only when it names no stop, otherwise the stop.
+
+def _ocos(rows: list[OrderRow]) -> list[OrderRow]:
+    return [row for row in rows if row.order_class == "oco" and row.parent_order_id is None]
+
+
+def _exit_reason(position: PositionRow, refusal: str) -> str:
+    """Return the reason of the exit of a position whose OCO the broker refuses.
+
+    When the price is beyond a level already, the refusal names it: the take-profit only when it names no stop.
     """
-    code, _, message = rejection.partition(":")
-    if code != "PRICE_RULE":
-        return None
+    code, _, message = refusal.partition(":")
+    if code != PRICE_RULE:
+        return f"{CloseReason.EMERGENCY_STOP}: {position.symbol} cannot be protected: {refusal}"
     if "take_profit" in message and "stop" not in message:
         return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is beyond its target ${position.take_profit} already"
     return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is beyond its stop ${position.stop_loss} already"

@@ -1,0 +1,186 @@
+"""Next protection step: decides what to do next about the stop of shares that we hold. Pure.
+
+Positions, orphans and the positions of a database outage use the same rules. Each of them reads the exits in its own
+way and sends the order in its own way.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, Generic, TypeVar
+
+from catalyst.domain.order import Status
+from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection
+from catalyst.domain.rows import OrderRow
+
+EXCESS_GRACE: Final = timedelta(
+    seconds=3
+)  # the broker reduces the stop itself after a partial fill of the target
+ACKNOWLEDGE_GRACE: Final = timedelta(seconds=5)  # an order that stays unacknowledged protects nothing
+REPLACED_REASON: Final = "OCO"  # the cancel reason of exits that a new OCO replaces
+EXCESS_REASON: Final = "EXCESS"  # the cancel reason of stops for more shares than are held
+MAX_REFUSALS: Final = 4  # refusals in a row after which a position is exited
+MAX_UNBOOKED_REFUSALS: Final = 15  # the same for UNBOOKED_CODES
+# The broker has not booked the new shares yet: it accepts the same order some seconds later.
+UNBOOKED_CODES: Final = ("NOT_EXIT", "INSUFFICIENT_QTY", "NOT_SHORTABLE")
+HARD_TO_BORROW: Final = "HARD_TO_BORROW"  # the broker accepts only day orders
+PRICE_RULE: Final = "PRICE_RULE"  # the price is beyond the stop or the target already
+MAX_OCO_REFUSALS: Final = 2  # after that many, shares that may not be exited get a simple stop
+FIRST_PAUSE: Final = timedelta(seconds=1)
+MAX_PAUSE: Final = timedelta(seconds=60)
+
+SharesKey = TypeVar("SharesKey", bound=Hashable)  # our position id, our orphan id, or a symbol
+
+
+class ProtectionAction(StrEnum):
+    CONFIRM = "confirm"  # every share is under a working stop
+    WAIT = "wait"
+    CANCEL_ENTRY = "cancel_entry"  # cancel the rest of a partly filled entry
+    CANCEL_EXITS = "cancel_exits"  # cancel exits that do not protect exactly these shares
+    PLACE = "place"
+    EXIT = "exit"  # the broker does not accept a stop
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An order of protection that the broker refused: our code, ": ", the broker's message; and when we sent it."""
+
+    text: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionRules:
+    """What differs between kinds of shares.
+
+    `may_exit`: exit the shares when no stop is accepted; else try for ever. `confirm_after`: how long the shares must
+    have been seen without a stop. `time_in_force`: of the orders.
+    """
+
+    may_exit: bool
+    confirm_after: timedelta = timedelta(0)
+    time_in_force: str = "day"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldShares:
+    """What is known about the shares of one position or orphan.
+
+    `since`: when `state` was first seen. `entry_since`: when the entry that still works had its first fill; None
+    without such an entry. `entry_grace`: how long it may fill. `refusals`: of the last orders, oldest first, back to
+    the last accepted one.
+    """
+
+    state: Protection
+    since: datetime
+    exits_working: bool
+    refusals: Sequence[Refusal] = ()
+    entry_since: datetime | None = None
+    entry_grace: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionStep:
+    """The next action; `reason` of a cancel or an exit, order class and time in force of an order to place."""
+
+    action: ProtectionAction
+    reason: str = ""
+    order_class: str = ""
+    time_in_force: str = ""
+
+
+WAIT: Final = ProtectionStep(ProtectionAction.WAIT)
+
+
+def next_protection_step(shares: HeldShares, rules: ProtectionRules, now: datetime) -> ProtectionStep:
+    """Return what to do next. At most one request follows: afterwards the caller reads again and asks again."""
+    seen_for = now - shares.since
+    if shares.state is Protection.PROTECTED:
+        return ProtectionStep(ProtectionAction.CONFIRM)
+    if shares.state is Protection.EXCESS:
+        return WAIT if seen_for < EXCESS_GRACE else _cancel(EXCESS_REASON)
+    if shares.state is Protection.PENDING and seen_for < ACKNOWLEDGE_GRACE:
+        return WAIT
+    if shares.entry_since is not None:
+        filling_for = now - shares.entry_since
+        return WAIT if filling_for < shares.entry_grace else ProtectionStep(ProtectionAction.CANCEL_ENTRY)
+    if seen_for < rules.confirm_after:
+        return WAIT
+    if shares.exits_working:
+        is_pending = shares.state is Protection.PENDING
+        return _cancel(UNACKNOWLEDGED_REASON if is_pending else REPLACED_REASON)
+    return _place_or_exit(shares.refusals, rules, now)
+
+
+def _cancel(reason: str) -> ProtectionStep:
+    return ProtectionStep(ProtectionAction.CANCEL_EXITS, reason=reason)
+
+
+def refusals_of(rows: Sequence[OrderRow]) -> list[Refusal]:
+    """Return the refusals since the last order that the broker accepted; `rows` are the orders sent, oldest first."""
+    refusals: list[Refusal] = []
+    for row in reversed(rows):
+        if row.status is not Status.REJECTED:
+            break
+        refusals.insert(0, Refusal(str(row.rejection_reason), row.created_at))
+    return refusals
+
+
+def _place_or_exit(refusals: Sequence[Refusal], rules: ProtectionRules, now: datetime) -> ProtectionStep:
+    """Place an OCO, after a pause when the last one was refused; after too many refusals do what the rules allow."""
+    last = refusals[-1] if refusals else None
+    if rules.may_exit and last is not None and _is_hopeless(last, len(refusals)):
+        return ProtectionStep(ProtectionAction.EXIT, reason=last.text)
+    if is_in_pause(refusals, now):
+        return WAIT
+    borrowed = [refusal for refusal in refusals if refusal.text.startswith(HARD_TO_BORROW)]
+    use_simple_stop = not rules.may_exit and len(refusals) - len(borrowed) >= MAX_OCO_REFUSALS
+    return ProtectionStep(
+        ProtectionAction.PLACE,
+        order_class="simple" if use_simple_stop else "oco",
+        time_in_force="day" if borrowed else rules.time_in_force,
+    )
+
+
+def _is_hopeless(last: Refusal, count: int) -> bool:
+    if last.text.startswith(PRICE_RULE):
+        return True
+    return count >= (MAX_UNBOOKED_REFUSALS if last.text.startswith(UNBOOKED_CODES) else MAX_REFUSALS)
+
+
+def is_in_pause(refusals: Sequence[Refusal], now: datetime) -> bool:
+    """Return true during the pause after these refusals.
+
+    It doubles with each refusal; it stays short while the broker has not booked the shares yet.
+    """
+    if not refusals:
+        return False
+    doublings = len(refusals) - 1
+    if refusals[-1].text.startswith(UNBOOKED_CODES):
+        doublings = max(0, len(refusals) - MAX_UNBOOKED_REFUSALS)
+    pause: timedelta = min(FIRST_PAUSE * 2 ** min(doublings, 10), MAX_PAUSE)
+    return now - refusals[-1].at < pause
+
+
+@dataclass
+class StateSince(Generic[SharesKey]):
+    """Remembers since when the shares of each key have been in their state of protection.
+
+    The states without a working stop for all shares count as one.
+    """
+
+    _seen: dict[SharesKey, tuple[Protection, datetime]] = field(default_factory=dict)
+
+    def update(self, key: SharesKey, state: Protection, now: datetime) -> datetime:
+        """Return when this state was first seen without another one between."""
+        if state in (Protection.PARTIAL, Protection.INACTIVE_LEGS):
+            state = Protection.UNPROTECTED
+        previous, since = self._seen.get(key, (state, now))
+        since = since if previous is state else now
+        self._seen[key] = state, since
+        return since
+
+    def keep(self, keys: set[SharesKey]) -> None:
+        """Forget every other key."""
+        self._seen = {key: seen for key, seen in self._seen.items() if key in keys}
