@@ -150,7 +150,7 @@ class _DecisionBuilder:
         if row.order_id in self.mismatched:
             self.verdicts[report.broker_id] = Verdict.CONTRADICTION
             if row.alpaca_order_id in (None, report.broker_id):
-                self._store_status(row, before, report)
+                self._store_report(row, before, report)
             return
         outcome = machine.outcome_of_report(before.state, report.broker_status, report.filled_qty)
         self.verdicts[report.broker_id] = outcome.verdict
@@ -166,24 +166,44 @@ class _DecisionBuilder:
         elif outcome.verdict is Verdict.CONTRADICTION:
             reason = f"no transition from {before.status} to {outcome.then}"
             self._quarantine(row, report, reason, "ORDER_CONTRADICTION")
-        elif outcome.verdict is Verdict.MOVE and outcome.then is not None:
-            before = self._move(row, before, report, outcome.then, outcome.kind)
-        self._store_status(row, before, report)
+        then = outcome.then if outcome.verdict is Verdict.MOVE else None
+        self._store_report(row, before, report, then, is_late=outcome.kind is EdgeKind.LATE)
         if report.replaced_by is not None and report.replaced_by not in self.rows.by_broker_id:
             # A full pass reads today's orders, which include the replacement.
             self.reconcile |= row.order_id in self.changes
 
-    def _move(
+    def _store_report(
         self,
         row: OrderRow,
         before: OrderRow,
         report: OrderReport,
-        then: Status,
-        kind: EdgeKind | None,
-    ) -> OrderRow:
-        is_late = kind is EdgeKind.LATE
+        then: Status | None = None,
+        *,
+        is_late: bool = False,
+    ) -> None:
+        """Store the new status of the order, if any, and the broker's id, status and times when they are new.
+
+        A change between pending statuses (pending_new to new) of an entry on the stream is not written by itself; the
+        next poll stores it.
+        """
+        if then is None and not self._has_news(row, before, report):
+            return
         reason = _rejection_reason(report) if then is Status.REJECTED else before.rejection_reason
-        after = replace(before, status=then, rejection_reason=reason)
+        after = replace(
+            before,
+            status=then or before.status,
+            rejection_reason=reason,
+            alpaca_order_id=report.broker_id,
+            broker_status=report.broker_status,
+            broker_submitted_at=report.submitted_at or before.broker_submitted_at,
+            broker_filled_at=report.filled_at or before.broker_filled_at,
+            broker_canceled_at=report.canceled_at or before.broker_canceled_at,
+            broker_expired_at=report.expired_at or before.broker_expired_at,
+        )
+        if then is None:
+            if after != before:
+                self._change(row, after)
+            return
         line = JournalLine("late" if is_late else "transition", before.status, then, report.broker_status)
         self._change(row, after, line)
         if is_late:
@@ -192,37 +212,15 @@ class _DecisionBuilder:
                 f"`catalyst orders --symbol {row.symbol}`"
             )
             self.alerts.append(OrderAlert("ORDER_REVIVED", row, message))
-        return after
 
-    def _store_status(self, row: OrderRow, before: OrderRow, report: OrderReport) -> None:
-        """Store the broker's id, status and times when they are new.
-
-        A change between pending statuses (pending_new to new) of an entry on the stream is not written by itself; the
-        next poll stores it.
-        """
-        has_id = before.alpaca_order_id is not None
-        if has_id and before.broker_status == report.broker_status and row.order_id not in self.changes:
-            return
+    def _has_news(self, row: OrderRow, before: OrderRow, report: OrderReport) -> bool:
+        """Return true when the broker's id or status in the report must be stored, or goes with another change."""
+        if row.order_id in self.changes or before.alpaca_order_id is None:
+            return True
+        if before.broker_status == report.broker_status:
+            return False
         stays_pending = machine.is_pending(before.broker_status) and machine.is_pending(report.broker_status)
-        if (
-            has_id
-            and stays_pending
-            and self.given.source == "stream"
-            and before.order_purpose is Purpose.ENTRY
-            and row.order_id not in self.changes
-        ):
-            return
-        after = replace(
-            before,
-            alpaca_order_id=report.broker_id,
-            broker_status=report.broker_status,
-            broker_submitted_at=report.submitted_at or before.broker_submitted_at,
-            broker_filled_at=report.filled_at or before.broker_filled_at,
-            broker_canceled_at=report.canceled_at or before.broker_canceled_at,
-            broker_expired_at=report.expired_at or before.broker_expired_at,
-        )
-        if after != before:
-            self._change(row, after)
+        return not (stays_pending and self.given.source == "stream" and before.order_purpose is Purpose.ENTRY)
 
     def add_leg(self, parent: OrderRow, leg: OrderReport) -> bool:
         """Add the row of a leg; return false when the leg may have a row that was not read."""
@@ -241,15 +239,25 @@ class _DecisionBuilder:
             self.missing_fills.append(leg.broker_id)
         # A status that no rule understands is quarantined by the next report, once the leg has a row.
         is_odd = outcome.verdict in (Verdict.UNKNOWN, Verdict.CONTRADICTION)
-        order = replace(
-            order_of_report(leg, purpose, parent.position_side),
+        order = NewOrder(
+            client_order_id=leg.client_order_id,
+            symbol=leg.symbol,
+            purpose=purpose,
+            position_side=parent.position_side,
             side=machine.side_for(parent.position_side, purpose),
-            broker_status=None if is_odd else leg.broker_status,
+            quantity=leg.quantity,
+            order_type=leg.order_type,
+            time_in_force=leg.time_in_force,
+            order_class=leg.order_class,
             origin="broker",
             cycle_id=parent.cycle_id,
             position_id=parent.position_id,
             parent_order_id=parent.order_id,
             replaces=None if replaced is None else replaced.order_id,
+            limit_price=leg.limit_price,
+            stop_price=leg.stop_price,
+            alpaca_order_id=leg.broker_id,
+            broker_status=None if is_odd else leg.broker_status,
         )
         reason = _rejection_reason(leg) if status is Status.REJECTED else None
         self.new_legs.append(NewLeg(parent, order, status, leg, reason))

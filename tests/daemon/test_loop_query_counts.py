@@ -163,7 +163,11 @@ async def test_order_path_plans_use_indexes_as_tables_grow(database: str) -> Non
             await conn.execute(PLAN_OF)
             written = [
                 await conn.fetchval("SELECT pg_temp.plan_of($1)", statement)
-                for statement in (report_writes.WRITE_ORDERS, report_writes.OPEN_POSITIONS)
+                for statement in (
+                    report_writes.WRITE_ORDERS,
+                    report_writes.WRITE_ORDERS_AND_LEGS,
+                    report_writes.OPEN_POSITIONS,
+                )
             ]
         assert all("Index" in plan and "Seq Scan" not in plan for plan in plans)
         for plan in written:
