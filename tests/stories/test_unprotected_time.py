@@ -141,7 +141,7 @@ async def test_protector_with_stale_rows_sends_no_second_stop(database: str) -> 
         stale_rows = [
             replace(row, status=Status.CANCELLED) if row.order_class == "oco" else row for row in rows
         ]
-        await protector._protect(position, stale_rows)
+        await protector._place_protection(position, stale_rows)
         await scenario.advance(seconds=10)
         assert await scenario.count_submitted("AAPL") == submitted_before
         await scenario.assert_consistent()
