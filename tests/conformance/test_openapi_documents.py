@@ -1,4 +1,5 @@
-"""Schemathesis checks every answer of the exchange against the broker's OpenAPI documents."""
+"""Schemathesis checks every answer of the exchange against OpenAPI documents: ours, and the broker's where they are
+present."""
 
 import json
 import os
@@ -26,19 +27,20 @@ from schemathesis.specs.openapi.checks import (
 from tests.conformance.conformance_page import documented_rows
 from tests.conformance.exchange_thread import KEYS, SHARED, ExchangeThread, run_exchange, small_market
 from tests.conformance.request_strategies import CENTS, SYMBOLS, SteeredRequest, steered_requests
+from tests.own_document import OPERATIONS, is_data_operation, own_document
 
 DOCUMENTS = {
     "trading": SHARED / "alpaca" / "trading-api.openapi.json",
     "data": SHARED / "alpaca" / "market-data-api.openapi.json",
 }
-pytestmark = pytest.mark.skipif(
-    not DOCUMENTS["trading"].exists(), reason="the broker's documents are not here"
-)
+OWN, BROKER = "own", "broker"
+SOURCES = [OWN, BROKER] if DOCUMENTS["trading"].exists() else [OWN]
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES = 300 if LONG else 45
-EXAMPLES_WITHOUT_LEGACY_FIELDS = 100 if LONG else 20
-NEGATIVE_EXAMPLES = 300 if LONG else 15
+# Examples of each operation by source of the document.
+EXAMPLES = {OWN: 8, BROKER: 300 if LONG else 45}
+EXAMPLES_WITHOUT_LEGACY_FIELDS = {OWN: 5, BROKER: 100 if LONG else 20}
+NEGATIVE_EXAMPLES = {OWN: 5, BROKER: 300 if LONG else 15}
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance]
 READ_OPERATIONS = [
     "GET /v2/account",
@@ -49,62 +51,6 @@ READ_OPERATIONS = [
     "GET /v2/clock",
     "GET /v2/orders",
     "GET /v2/positions",
-]
-OPERATIONS = [
-    "GET /v2/account",
-    "GET /v2/account/activities",
-    "GET /v2/account/activities/{activity_type}",
-    "GET /v2/account/configurations",
-    "PATCH /v2/account/configurations",
-    "GET /v2/account/portfolio/history",
-    "GET /v2/assets",
-    "GET /v2/assets/{symbol_or_asset_id}",
-    "GET /v2/calendar",
-    "GET /v2/clock",
-    "GET /v2/orders",
-    "POST /v2/orders",
-    "DELETE /v2/orders",
-    "GET /v2/orders/{order_id}",
-    "PATCH /v2/orders/{order_id}",
-    "DELETE /v2/orders/{order_id}",
-    "GET /v2/orders:by_client_order_id",
-    "GET /v2/positions",
-    "DELETE /v2/positions",
-    "GET /v2/positions/{symbol_or_asset_id}",
-    "DELETE /v2/positions/{symbol_or_asset_id}",
-    "GET /v2/watchlists",
-    "POST /v2/watchlists",
-    "GET /v2/watchlists/{watchlist_id}",
-    "PUT /v2/watchlists/{watchlist_id}",
-    "POST /v2/watchlists/{watchlist_id}",
-    "DELETE /v2/watchlists/{watchlist_id}",
-    "DELETE /v2/watchlists/{watchlist_id}/{symbol}",
-    "GET /v2/watchlists:by_name",
-    "PUT /v2/watchlists:by_name",
-    "POST /v2/watchlists:by_name",
-    "DELETE /v2/watchlists:by_name",
-    "GET /v1/corporate-actions",
-    "GET /v1beta1/news",
-    "GET /v1beta1/screener/stocks/most-actives",
-    "GET /v1beta1/screener/{market_type}/movers",
-    "GET /v2/stocks/auctions",
-    "GET /v2/stocks/bars",
-    "GET /v2/stocks/bars/latest",
-    "GET /v2/stocks/meta/conditions/{ticktype}",
-    "GET /v2/stocks/meta/exchanges",
-    "GET /v2/stocks/quotes",
-    "GET /v2/stocks/quotes/latest",
-    "GET /v2/stocks/snapshots",
-    "GET /v2/stocks/trades",
-    "GET /v2/stocks/trades/latest",
-    "GET /v2/stocks/{symbol}/auctions",
-    "GET /v2/stocks/{symbol}/bars",
-    "GET /v2/stocks/{symbol}/bars/latest",
-    "GET /v2/stocks/{symbol}/quotes",
-    "GET /v2/stocks/{symbol}/quotes/latest",
-    "GET /v2/stocks/{symbol}/snapshot",
-    "GET /v2/stocks/{symbol}/trades",
-    "GET /v2/stocks/{symbol}/trades/latest",
 ]
 # Operations without a parameter or body that could violate the document.
 OPERATIONS_WITHOUT_INPUT = {
@@ -151,23 +97,31 @@ def amend_data(raw: Any) -> None:
 
 
 @lru_cache
-def document(name: str) -> Any:
+def broker_document(*, data: bool) -> Any:
     """Load a document without its security part: the keys are always valid here; other tests cover invalid
     ones."""
-    raw = json.loads(DOCUMENTS[name].read_text())
+    raw = json.loads(DOCUMENTS["data" if data else "trading"].read_text())
     raw.pop("security", None)
     raw["components"].pop("securitySchemes", None)
-    if name == "trading":
-        amend_trading(raw)
-    else:
+    if data:
         amend_data(raw)
-    return schemathesis.openapi.from_dict(raw)
+    else:
+        amend_trading(raw)
+    return raw
 
 
-def operation_of(label: str) -> APIOperation:  # type: ignore[type-arg]
+@lru_cache
+def document(source: str, *, data: bool, with_legacy_fields: bool) -> Any:
+    """Return a document for Schemathesis. The broker's always has the removed fields."""
+    if source == OWN:
+        return schemathesis.openapi.from_dict(own_document(data=data, with_legacy_fields=with_legacy_fields))
+    return schemathesis.openapi.from_dict(broker_document(data=data))
+
+
+def operation_of(source: str, label: str, *, with_legacy_fields: bool) -> APIOperation:  # type: ignore[type-arg]
     method, path = label.split(" ")
-    data = path.startswith(("/v1", "/v2/stocks"))
-    return document("data" if data else "trading")[path][method]
+    found = document(source, data=is_data_operation(label), with_legacy_fields=with_legacy_fields)
+    return found[path][method]  # type: ignore[no-any-return]
 
 
 def prepare_account(sim: ExchangeThread) -> None:
@@ -214,12 +168,16 @@ def replenish_watchlists(sim: ExchangeThread) -> None:
         assert made.status_code == 200, made.text
 
 
-def check_responses(sim: ExchangeThread, label: str, examples: int) -> tuple[Counter[int], set[str]]:
+def check_responses(
+    sim: ExchangeThread,
+    label: str,
+    operation: APIOperation,  # type: ignore[type-arg]
+    examples: int,
+) -> tuple[Counter[int], set[str]]:
     """Send this many requests; return the counts of the statuses and the schema violations.
 
     An unexpected status, a wrong content type, a server error or a refusal without a message fails at once.
     """
-    operation = operation_of(label)
     has_no_input = (
         not operation.definition.raw.get("parameters") and "requestBody" not in operation.definition.raw
     )
@@ -288,25 +246,30 @@ def violation_messages(group: FailureGroup) -> Iterator[str]:
         yield failure.validation_message
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_responses_match_the_openapi_document(label: str) -> None:
+def test_responses_match_the_openapi_document(label: str, source: str) -> None:
     """With the fields removed in 2026, answers validate, refusals have a message, and no request causes a
     server error."""
+    operation = operation_of(source, label, with_legacy_fields=True)
     with run_exchange(legacy_fields=True, charge_fees=True) as sim:
         prepare_account(sim)
-        seen, broken = check_responses(sim, label, EXAMPLES)
+        seen, broken = check_responses(sim, label, operation, EXAMPLES[source])
     assert broken == set()
     assert sum(n for status, n in seen.items() if status < 300) >= seen.total() / 10, seen
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_schema_violations_without_removed_fields_are_the_documented_ones(label: str) -> None:
-    """In the broker's current format the violations are exactly those that the page lists."""
+def test_schema_violations_without_removed_fields_are_the_documented_ones(label: str, source: str) -> None:
+    """In the broker's current format the violations are exactly those that the page lists; our document has this
+    format and is not violated."""
     listed = {message for operation, message, _ in documented_rows("Violations") if operation == label}
+    operation = operation_of(source, label, with_legacy_fields=False)
     with run_exchange(charge_fees=True) as sim:
         prepare_account(sim)
-        _, broken = check_responses(sim, label, EXAMPLES_WITHOUT_LEGACY_FIELDS)
-    assert broken == listed
+        _, broken = check_responses(sim, label, operation, EXAMPLES_WITHOUT_LEGACY_FIELDS[source])
+    assert broken == (listed if source == BROKER else set())
 
 
 def test_legacy_fields_are_the_documented_ones() -> None:
@@ -331,7 +294,8 @@ def test_legacy_fields_are_the_documented_ones() -> None:
     assert added == set()
 
 
-def test_every_documented_route_is_tested() -> None:
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_documented_route_is_tested(source: str) -> None:
     """Every route of the exchange is in OPERATIONS, unless the documents do not have it."""
     with run_exchange() as sim:
         server = sim.server
@@ -339,8 +303,10 @@ def test_every_documented_route_is_tested() -> None:
         ours = {(route.method, path_shape(route.resource.canonical)) for route in routes if route.resource}
     theirs = {
         (method.upper(), path_shape(path))
-        for name in DOCUMENTS
-        for path, operations in json.loads(DOCUMENTS[name].read_text())["paths"].items()
+        for data in (False, True)
+        for path, operations in document(source, data=data, with_legacy_fields=True)
+        .raw_schema["paths"]
+        .items()
         for method in operations
     }
     tested = {(method, path_shape(path)) for method, path in (label.split(" ") for label in OPERATIONS)}
@@ -357,12 +323,13 @@ def field_names(body: Any) -> set[str]:
     return {name for row in rows for name in row}
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in OPERATIONS_WITHOUT_INPUT])
-def test_requests_against_the_document_never_get_a_500(label: str) -> None:
+def test_requests_against_the_document_never_get_a_500(label: str, source: str) -> None:
     """A request that violates the document is refused with a message or accepted, never answered with 500."""
-    operation = operation_of(label)
+    operation = operation_of(source, label, with_legacy_fields=True)
 
-    @settings(max_examples=NEGATIVE_EXAMPLES, **HYPOTHESIS_SETTINGS)
+    @settings(max_examples=NEGATIVE_EXAMPLES[source], **HYPOTHESIS_SETTINGS)
     @given(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
     def check_case(case: Case) -> None:
         response = case.call(base_url=sim.url, session=sim.http, headers=KEYS)

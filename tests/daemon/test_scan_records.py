@@ -1,5 +1,6 @@
 """Scan records: the rows made from a scan's frame come back unchanged from the database."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -14,10 +15,11 @@ from catalyst.daemon.trading_day import scan_records
 from catalyst.daemon.trading_day.scan_records import ScanRecords, records_of
 from catalyst.daemon.trading_day.scanner import ScanResult
 from catalyst.pipeline.frame import decision_table, funnel
+from catalyst.simulator.synthetic.intraday_profile import MarketRegime
 from catalyst.store import candidates, cycles
 from catalyst.store.candidates import Candidate, HeadlineRecord, IndicatorRecord, PatternRecord
 from catalyst.store.pool import Store
-from tests.pipeline.recorded_day import DATA, recorded_day, run_stages
+from tests.pipeline.recorded_day import DATA, RecordedDay, generated_day, recorded_day, run_stages
 
 AT = datetime(2026, 4, 8, 14, 15, tzinfo=UTC)
 CYCLE = "20260408-091500"
@@ -223,10 +225,13 @@ def test_non_finite_numbers_are_recorded_as_null():
     assert values.values["rsi"] is None
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="no recorded market days in shared/data")
-async def test_recorded_columns_are_written_by_the_stages(store: Store):
-    """On a recorded market day every stored column is filled by some stage, and all of it fits the database."""
-    day = recorded_day("2026-04-08")
+@pytest.mark.parametrize(
+    "market_day", [lambda: generated_day(MarketRegime.GAP_UP), lambda: recorded_day("2026-04-08")][: 1 + DATA.is_dir()],
+    ids=["generated", "recorded"][: 1 + DATA.is_dir()],
+)  # fmt: skip
+async def test_stored_columns_are_written_by_the_stages(store: Store, market_day: Callable[[], RecordedDay]):
+    """On a market day every stored column is filled by some stage, and all of it fits the database."""
+    day = market_day()
     now = day.at("10:00")
     frame = run_stages(day, now)
     assert set(scan_records._INDICATOR_COLUMNS) <= set(frame.columns)

@@ -1,21 +1,35 @@
-"""Recorded whole markets through every stage. Skipped without the recordings."""
+"""Market days through every stage: generated days, and recorded whole markets where the recordings are present."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import pytest
-from recorded_day import DATA, recorded_day, run_stages
+from recorded_day import DATA, GENERATED_SYMBOL_COUNT, RecordedDay, generated_day, recorded_day, run_stages
 
 from catalyst.domain.order import PositionSide
 from catalyst.domain.price import on_tick
 from catalyst.pipeline.frame import decision_table, funnel
 from catalyst.pipeline.plan import plans
-
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no recorded market beside the repository")
+from catalyst.simulator.synthetic.intraday_profile import MarketRegime
 
 CAPS = {"scan": 200, "news": 35, "pattern": 20, "technical": 10, "score": 10, "risk": 5, "plan": 3}
 GAP_DAY, QUIET, TREND, OUTAGE = "2026-04-08", "2026-04-15", "2026-03-31", "2026-02-26"
+GENERATED_GAP, GENERATED_QUIET, GENERATED_TREND = (
+    MarketRegime.GAP_UP,
+    MarketRegime.QUIET,
+    MarketRegime.TREND_UP,
+)
+
+
+def days_of(generated: list[MarketRegime], recorded: list[str]) -> list[MarketRegime | str]:
+    """Return the generated days, and the recorded ones where they are present."""
+    return [*generated, *(recorded if DATA.is_dir() else [])]
+
+
+def day_of(name: MarketRegime | str) -> RecordedDay:
+    return generated_day(name) if isinstance(name, MarketRegime) else recorded_day(name)
 
 
 def assert_frame_valid(frame: pd.DataFrame) -> None:
@@ -44,26 +58,34 @@ def assert_frame_valid(frame: pd.DataFrame) -> None:
         assert abs(planned.target - planned.entry_price) / away >= 2
 
 
-@pytest.mark.parametrize("day", [GAP_DAY, QUIET, TREND])
-def test_recorded_day_yields_plans_within_every_cap(day: str):
+@pytest.mark.parametrize(
+    "name", days_of([GENERATED_GAP, GENERATED_QUIET, GENERATED_TREND], [GAP_DAY, QUIET, TREND])
+)
+def test_market_day_yields_plans_within_every_cap(name: MarketRegime | str):
     """Between 10:00 and 15:00 at least three of five scans give a plan; each plan is on tick, sized and worth
     its risk."""
+    day = day_of(name)
+    low, high = (
+        (GENERATED_SYMBOL_COUNT, GENERATED_SYMBOL_COUNT) if isinstance(name, MarketRegime) else (4_100, 6_500)
+    )
     plan_counts = []
     for clock in ("10:00", "10:30", "11:30", "13:00", "15:00"):
-        frame = run_stages(recorded_day(day), recorded_day(day).at(clock))
+        frame = run_stages(day, day.at(clock))
         assert_frame_valid(frame)
         counts = funnel(frame)
-        assert 4_100 <= counts["universe"] <= 6_500
+        assert low <= counts["universe"] <= high
         assert counts["scan"] == 200
         plan_counts.append(counts["plan"])
     assert plan_counts[0] > 0
     assert sum(count > 0 for count in plan_counts) >= 3
 
 
-def test_recorded_day_yields_shorts_with_reversed_levels():
+@pytest.mark.parametrize("name", days_of([GENERATED_GAP], [GAP_DAY]))
+def test_market_day_yields_shorts_with_reversed_levels(name: MarketRegime | str):
     """On the sell-off after a gap both sides are found, and a short has its stop above and its target below
     the entry."""
-    frame = run_stages(recorded_day(GAP_DAY), recorded_day(GAP_DAY).at("10:00"), shorts=True)
+    day = day_of(name)
+    frame = run_stages(day, day.at("10:00"), shorts=True)
     assert_frame_valid(frame)
     judged = frame[frame["composite"].notna()]
     assert set(judged["side"]) == {"long", "short"}
@@ -72,46 +94,62 @@ def test_recorded_day_yields_shorts_with_reversed_levels():
     assert (short["target"] < short["entry"]).all()
 
 
+@pytest.mark.parametrize("name", days_of([GENERATED_QUIET], [QUIET]))
 @pytest.mark.parametrize("clock", ["10:00", "12:00"])
-def test_recorded_decisions_ignore_later_data(clock: str):
+def test_decisions_ignore_later_data(clock: str, name: MarketRegime | str):
     """Bars, headlines and days after the decision do not change the frame in any bit."""
-    day = recorded_day(QUIET)
+    day = day_of(name)
     now = day.at(clock)
     whole, cut = run_stages(day, now), run_stages(day.cut(now), now)
     pd.testing.assert_frame_equal(whole, cut, check_exact=True)
 
 
-def test_recorded_plans_are_independent_of_headline_order():
+@pytest.mark.parametrize("name", days_of([GENERATED_GAP], [GAP_DAY]))
+def test_plans_are_independent_of_headline_order(name: MarketRegime | str):
     """Headlines in another order give the same plans."""
-    day = recorded_day(GAP_DAY)
+    day = day_of(name)
     now = day.at("11:00")
-    shuffled = type(day)(
-        day.session, day.bars, day.daily, day.headlines.sample(frac=1, random_state=3).reset_index(drop=True)
-    )
+    shuffled = replace(day, headlines=day.headlines.sample(frac=1, random_state=3).reset_index(drop=True))
     assert plans(run_stages(day, now)) == plans(run_stages(shuffled, now))
 
 
-def test_recorded_day_yields_no_plan_before_the_open_or_in_a_feed_outage():
-    """At 9:15 the reason is `no pre-market data`; in a feed outage prices are too old. Neither gives a plan."""
-    day = recorded_day(QUIET)
+@pytest.mark.parametrize("name", days_of([GENERATED_QUIET], [QUIET]))
+def test_market_day_yields_no_plan_before_the_open(name: MarketRegime | str):
+    """At 9:15 the reason is `no pre-market data`, and there is no plan."""
+    day = day_of(name)
     early = run_stages(day, day.at("09:15"))
     listed = early[early["refused_by"] == "scan"]
     assert set(listed["reason"]) == {"no pre-market data"}
     assert funnel(early)["plan"] == 0
-    lost = recorded_day(OUTAGE)
+
+
+@pytest.mark.parametrize("name", days_of([GENERATED_GAP], [OUTAGE]))
+def test_market_day_yields_no_plan_in_a_feed_outage(name: MarketRegime | str):
+    """Prices are too old in a feed outage; there is no plan. The generated day gets its outage here: no bar from
+    9:35."""
+    lost = day_of(name)
+    if isinstance(name, MarketRegime):
+        lost = lost.cut(lost.at("09:35"))
     silent = run_stages(lost, lost.at("09:44"))
     assert funnel(silent)["plan"] == 0
     assert_frame_valid(silent)
 
 
-def test_stored_scan_frame_is_small():
+@pytest.mark.parametrize(
+    ("name", "rows", "size"),
+    [
+        (GENERATED_GAP, GENERATED_SYMBOL_COUNT, 120_000),
+        *([(GAP_DAY, 7_000, 400_000)] if DATA.is_dir() else []),
+    ],
+)
+def test_stored_scan_frame_is_small(name: MarketRegime | str, rows: int, size: int):
     """The whole market with its reasons compresses to less than 400 kB."""
     from io import BytesIO
 
-    day = recorded_day(GAP_DAY)
+    day = day_of(name)
     table = decision_table(run_stages(day, day.at("10:00")))
-    assert len(table) > 7_000
+    assert len(table) > rows
     blob = BytesIO()
     table.to_parquet(blob, compression="zstd", index=False)
-    assert blob.getbuffer().nbytes < 400_000
+    assert blob.getbuffer().nbytes < size
     assert np.isfinite(table["scan_score"]).sum() >= 200

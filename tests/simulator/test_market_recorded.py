@@ -1,6 +1,6 @@
-"""Recorded bars as a market: a small written day, and recorded days where the files are present."""
+"""Recorded bars as a market: small written and generated days, and recorded days where the files are present."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,9 +18,16 @@ from catalyst.simulator.market.bar_market import BarMarket
 from catalyst.simulator.market.bar_table import BarTable
 from catalyst.simulator.market.print_windows import PrintWindows
 from catalyst.simulator.recorded import market as recorded_market
+from tests.simulator.recordings import (
+    DATA,
+    GENERATED,
+    SOURCES,
+    Recording,
+    five_minute_rows,
+    generated_files,
+    recorded_files,
+)
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-needs_recorded_days = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded days are not here")
 DAY = date(2026, 4, 8)
 OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
 
@@ -229,22 +236,35 @@ def test_duplicate_bars_are_rejected(tmp_path: Path) -> None:
         recorded_market.load_market(write_bars(tmp_path / "bars.parquet", [bar, bar]))
 
 
+@pytest.fixture(scope="module", params=SOURCES)
+def source(request: pytest.FixtureRequest) -> str:
+    """A generated day, and the recorded one where it is present."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def market() -> BarMarket:
-    """The recorded gap-up day with daily bars, headlines, listings and official closes."""
-    return recorded_market.load_market(
-        DATA / "bars_5min_market_2026-04-08.parquet",
-        DATA / "bars_daily_market_2026-01-26_04-17.parquet",
-        DATA / "news_headlines_2026-02-24_04-17.parquet",
-        DATA / "listings_2026-04-07.csv.gz",
-        official=DATA / "universe_daily_nasdaq_2025-12-22_2026-04-17.parquet",
-    )
+def files_of(source: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[date], Recording]:
+    """Files of a market day: bars, daily bars, headlines, listings and official closes."""
+    if source == GENERATED:
+        return lambda day: generated_files(tmp_path_factory.mktemp("day"), day)
+    return recorded_files
 
 
-@needs_recorded_days
-def test_recorded_day_bars_equal_the_file(market: BarMarket) -> None:
+@pytest.fixture(scope="module")
+def files(files_of: Callable[[date], Recording]) -> Recording:
+    """Files of 8 April 2026; recorded, the market opened with a gap up."""
+    return files_of(DAY)
+
+
+@pytest.fixture(scope="module")
+def market(files: Recording) -> BarMarket:
+    """The market of these files."""
+    return files.load()
+
+
+def test_recorded_day_bars_equal_the_file(market: BarMarket, files: Recording) -> None:
     """After the close every symbol's daily bar has the recorded open, high, low, close and total volume."""
-    table = pq.read_table(DATA / "bars_5min_market_2026-04-08.parquet")
+    table = pq.read_table(files.bars)
     table = table.filter(pc.greater(table["volume"], 0))
     day = table.group_by("symbol", use_threads=False).aggregate(
         [("open", "first"), ("high", "max"), ("low", "min"), ("close", "last"), ("volume", "sum")]
@@ -262,10 +282,9 @@ def test_recorded_day_bars_equal_the_file(market: BarMarket) -> None:
     assert abs(int(found.daily.volume.sum()) / pc.sum(table["volume"]).as_py() - 1) < 1e-6
 
 
-@needs_recorded_days
-def test_finished_five_minute_bars_equal_the_file(market: BarMarket) -> None:
+def test_finished_five_minute_bars_equal_the_file(market: BarMarket, files: Recording) -> None:
     """The five-minute bars served after the close equal the file's, row by row."""
-    table = pq.read_table(DATA / "bars_5min_market_2026-04-08.parquet")
+    table = pq.read_table(files.bars)
     for symbol in ("AAPL", "BRK.A", "SNDL", "MSFT"):
         own = table.filter(pc.equal(table["symbol"], symbol))
         end = datetime(2026, 4, 8, 21, tzinfo=UTC)
@@ -275,7 +294,6 @@ def test_finished_five_minute_bars_equal_the_file(market: BarMarket) -> None:
             assert getattr(found, name).tolist() == own[name].to_pylist()
 
 
-@needs_recorded_days
 def test_snapshots_agree_with_the_prints(market: BarMarket) -> None:
     """At any time, the last trade and the bars of the array operations agree with a scan of the prints."""
     pick = np.random.default_rng(7)
@@ -308,7 +326,6 @@ def test_snapshots_agree_with_the_prints(market: BarMarket) -> None:
             assert bar.volume[0] == sum(p.size for p in minute if p.at >= last)
 
 
-@needs_recorded_days
 def test_modelled_quotes_surround_the_last_trade(market: BarMarket) -> None:
     """No quote is crossed or locked, and each quote surrounds the newest print."""
     for hours in (-1, 0, 0.05, 3, 6.4, 7):
@@ -342,7 +359,6 @@ def test_single_quote_equals_the_vectorized_quote(
     assert single[1] <= last <= single[2]
 
 
-@needs_recorded_days
 def test_single_symbol_queries_agree_with_snapshots(market: BarMarket) -> None:
     """At times in any order, the newest trade and quote equal those of the snapshots."""
     pick = np.random.default_rng(3)
@@ -362,17 +378,17 @@ def test_single_symbol_queries_agree_with_snapshots(market: BarMarket) -> None:
             assert later == ahead[0].at if ahead else later is None or later > at + timedelta(minutes=10)
 
 
-@needs_recorded_days
-def test_market_data_does_not_depend_on_later_bars(tmp_path: Path) -> None:
+def test_market_data_does_not_depend_on_later_bars(
+    files_of: Callable[[date], Recording], tmp_path: Path
+) -> None:
     """All data visible at a time is equal with and without the later bars."""
-    source = DATA / "bars_5min_market_2026-03-31.parquet"
-    daily = DATA / "bars_daily_market_2026-01-26_04-17.parquet"
-    table = pq.read_table(source)
+    files = files_of(date(2026, 3, 31))
+    table = pq.read_table(files.bars)
     # the unfinished bar stays: its path is drawn from the whole bar, and its prints appear one by one
     at = datetime(2026, 3, 31, 15, 22, 17, tzinfo=UTC)
     cut = tmp_path / "cut.parquet"
     pq.write_table(table.filter(pc.less(table["timestamp"], pa.scalar(at, pa.timestamp("us", "UTC")))), cut)
-    whole, past = recorded_market.load_market(source, daily), recorded_market.load_market(cut, daily)
+    whole, past = (recorded_market.load_market(bars, files.daily) for bars in (files.bars, cut))
     symbols = sorted(set(whole.assets()) & set(past.assets()))
     whole_view, past_view = whole.snapshots(symbols, at), past.snapshots(symbols, at)
     for name in ("trade_at", "trade_price", "trade_size", "quote_at", "bid", "ask", "bid_size", "ask_size"):
@@ -393,7 +409,6 @@ def test_market_data_does_not_depend_on_later_bars(tmp_path: Path) -> None:
                 assert whole_bars.starts[-1] + length.total_seconds() <= at.timestamp()
 
 
-@needs_recorded_days
 def test_headlines_appear_when_published(market: BarMarket) -> None:
     """No headline published later is returned, and one headline with several symbols is one article."""
     at = OPEN - timedelta(minutes=15)
@@ -403,22 +418,28 @@ def test_headlines_appear_when_published(market: BarMarket) -> None:
     assert any(len(each.symbols) > 1 for each in headlines)
 
 
-@needs_recorded_days
 @pytest.mark.parametrize(
-    ("file", "day", "close"),
+    ("recorded_name", "day", "close"),
     [
         ("bars_5min_ibkr101_2025-05_2025-11.parquet", date(2025, 7, 3), "17:00"),
         ("bars_5min_ibkr101_2025-05_2025-11.parquet", date(2025, 11, 3), "21:00"),
         ("bars_1min_tech100_2025-01_extended.parquet", date(2025, 1, 27), "21:00"),
     ],
 )
-def test_recorded_half_days_and_clock_changes_follow_the_calendar(file: str, day: date, close: str) -> None:
+def test_recorded_half_days_and_clock_changes_follow_the_calendar(
+    source: str, recorded_name: str, day: date, close: str, tmp_path: Path
+) -> None:
     """On half days and on both sides of a clock change the daily bar has only the session's bars."""
-    market = recorded_market.load_market(DATA / file, day=day)
+    file = DATA / recorded_name
+    if source == GENERATED:
+        days = [session.day for session in recorded_market.calendar.sessions(day - timedelta(days=6), day)]
+        rows = five_minute_rows(days, ["NVDA"], extended=True)
+        file = write_bars(tmp_path / "bars.parquet", list(rows))
+    market = recorded_market.load_market(file, day=day)
     session = market.session(day)
     assert session is not None
     assert f"{session.close:%H:%M}" == close
-    table = pq.read_table(DATA / file, filters=[("symbol", "==", "NVDA")])
+    table = pq.read_table(file, filters=[("symbol", "==", "NVDA")])
     inside = pc.and_(
         pc.greater_equal(table["timestamp"], session.open), pc.less(table["timestamp"], session.close)
     )

@@ -49,8 +49,9 @@ def issue_kinds(result: Examination) -> set[str]:
 
 def issue_of_kind(result: Examination, kind: IssueKind) -> Issue:
     """Return the only issue of this kind."""
-    (issue,) = [issue for issue in result.issues if issue.kind is kind]
-    return issue
+    issues = [issue for issue in result.issues if issue.kind is kind]
+    assert len(issues) == 1, issue_kinds(result)
+    return issues[0]
 
 
 async def test_doctor_finds_no_issue_on_normal_day(database: str) -> None:
