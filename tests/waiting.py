@@ -1,0 +1,23 @@
+"""Waiting for another process, thread or socket, in real time.
+
+The condition ends the wait, so a slow machine only takes longer. The limit fails a test whose condition never comes.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+LIMIT_S: Final = 120.0  # real seconds; reached only on failure
+
+
+async def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until the condition is true; raise TimeoutError after LIMIT_S."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():  # noqa: ASYNC110 - the other side is no event of this loop
+            await asyncio.sleep(0.002)
+
+
+async def run_loop_turns(turns: int = 100) -> None:
+    """Let every task that can run do so, `turns` times; no time has to pass."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
