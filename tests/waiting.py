@@ -4,6 +4,7 @@ The condition ends the wait, so a slow machine only takes longer. The limit fail
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -20,6 +21,11 @@ async def wait_until(condition: Callable[[], object]) -> None:
 async def pause() -> None:
     """Wait a moment between two looks at something that is no event of this loop."""
     await asyncio.sleep(0.002)
+
+
+def pause_blocking() -> None:
+    """Wait a moment between two looks at another process, in a test without an event loop."""
+    time.sleep(0.02)
 
 
 async def run_loop_turns(turns: int = 100) -> None:
