@@ -41,7 +41,8 @@ bench: setup
 
 # Long property tests: thousands of Hypothesis examples and every recorded day; 15 minutes or more.
 long: setup foreign
-	@HYPOTHESIS_PROFILE=long $(PY) -m pytest -q tests/conformance tests/domain tests/simulator
+	@HYPOTHESIS_PROFILE=long $(PY) -m pytest -q -o timeout=0 -o faulthandler_timeout=0 tests/conformance tests/domain \
+	  tests/simulator
 
 # Crash the daemon before and after each of its steps, in every scenario; about 35 minutes; writes docs/crash-matrix.md.
 crash-matrix: setup

@@ -54,6 +54,11 @@ class ScriptedServer:
             self._arrived.clear()
             await self._arrived.wait()
 
+    def release(self) -> None:
+        """End the replies that hang now with an empty response; later ones hang again."""
+        self.released.set()
+        self.released = asyncio.Event()
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         self.requests.append(

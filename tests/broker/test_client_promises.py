@@ -19,6 +19,7 @@ from catalyst.domain.order import PositionSide, Side
 from catalyst.domain.price import round_entry, round_stop, round_target
 from catalyst.domain.report import OrderRequest, Quote
 from tests.broker.scripted_server import KEY, SECRET, ScriptedServer, order_json
+from tests.waiting import LIMIT_S
 
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
 ORDER = OrderRequest(
@@ -36,33 +37,39 @@ ORDER = OrderRequest(
 async def test_every_call_times_out_without_blocking_the_loop(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """With a broker that never answers, each call ends within its timeout: a change as OutcomeUnknown, a read
-    as BrokerUnavailable. The event loop runs meanwhile."""
+    """With a broker that never answers, each call ends by its timeout: a change as OutcomeUnknown, a read as
+    BrokerUnavailable. The event loop runs meanwhile: it receives every request before any of them may end."""
     paths = ["/account", "/clock", "/calendar", "/positions", "/positions/AAPL", "/orders", "/orders/1"]
     for path in [*paths, "/orders:by_client_order_id", "/account/activities/FILL"]:
         server.on("GET", f"/v2{path}", server.never_reply())
     for verb, path in (("POST", "/orders"), ("DELETE", "/orders/1"), ("PATCH", "/orders/1")):
         server.on(verb, f"/v2{path}", server.never_reply())
-    bounds = Timeouts(connect=2.0, read=0.3, total=5.0)
-    broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, timeouts=bounds, threads=9)
-    day = clock.now().date()
-    reads = [
-        broker.account(), broker.clock(), broker.calendar(day, day), broker.positions(), broker.position("AAPL"),
-        broker.orders(status="all"), broker.order("1"), broker.order_by_client_id("cat-1"), broker.fills(),
-    ]  # fmt: skip
-    changes = [
-        broker.submit(ORDER), broker.cancel("1"),
-        broker.replace("1", client_order_id="cat-2", limit_price=Decimal("100.2")),
-    ]  # fmt: skip
-    calls = asyncio.gather(*reads, *changes, return_exceptions=True)
-    turns = 0
-    while not calls.done():
-        turns += 1
-        await asyncio.sleep(0.01)
+
+    def start_calls(read_timeout_s: float) -> tuple[AlpacaBroker, "asyncio.Future[list[object]]"]:
+        bounds = Timeouts(connect=LIMIT_S, read=read_timeout_s, total=LIMIT_S)
+        broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, timeouts=bounds, threads=9)
+        day = clock.now().date()
+        reads = [
+            broker.account(), broker.clock(), broker.calendar(day, day), broker.positions(),
+            broker.position("AAPL"), broker.orders(status="all"), broker.order("1"),
+            broker.order_by_client_id("cat-1"), broker.fills(),
+        ]  # fmt: skip
+        changes = [
+            broker.submit(ORDER), broker.cancel("1"),
+            broker.replace("1", client_order_id="cat-2", limit_price=Decimal("100.2")),
+        ]  # fmt: skip
+        return broker, asyncio.gather(*reads, *changes, return_exceptions=True)
+
+    broker, calls = start_calls(read_timeout_s=LIMIT_S)
+    await server.wait_for_requests(12)  # this loop receives them while every call waits
+    server.release()
+    await calls
+    await broker.close()
+
+    broker, calls = start_calls(read_timeout_s=0.3)
     ended = await calls
-    assert {type(error) for error in ended[: len(reads)]} == {BrokerUnavailable}
-    assert {type(error) for error in ended[len(reads) :]} == {OutcomeUnknown}
-    assert turns > 10
+    assert {type(error) for error in ended[:9]} == {BrokerUnavailable}
+    assert {type(error) for error in ended[9:]} == {OutcomeUnknown}
     await broker.close()
 
 

@@ -8,7 +8,8 @@ injection.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -37,10 +38,13 @@ from catalyst.domain.report import Fill, OrderReport, OrderRequest, TradeUpdate
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.server import SimulatorServer, run_server
 from catalyst.simulator.synthetic import market as synthetic_market
+from tests.broker.unhurried_stream import UnhurriedStream
 from tests.simulator.exchange_scenario import ExchangeScenario
+from tests.waiting import LIMIT_S, wait_until
 
 KEYS = {"key": "demo", "secret": "demo"}
-SHORT_TIMEOUTS = Timeouts(connect=1.0, read=1.5, total=2.5)  # a busy machine answers later than an idle one
+LONG_TIMEOUTS = Timeouts(connect=LIMIT_S, read=LIMIT_S, total=LIMIT_S)  # a busy machine answers late
+SHORT_TIMEOUTS = Timeouts(connect=LIMIT_S, read=1.5, total=LIMIT_S)  # for one request that gets no response
 
 
 @dataclass
@@ -86,6 +90,17 @@ class SimulatedVenue(Venue):
     def add_fault(self, kind: FaultKind, **rule: Any) -> None:
         self.scenario.add_fault(kind, **rule)
 
+    @contextmanager
+    def short_timeouts(self) -> Iterator[None]:
+        """Let the client wait 1.5 s for a response instead of minutes, which a hanging one would cost."""
+        assert isinstance(self.broker, AlpacaBroker)
+        client = self.broker._rest_client
+        client._timeouts = SHORT_TIMEOUTS
+        try:
+            yield
+        finally:
+            client._timeouts = LONG_TIMEOUTS
+
     async def print_trade(self, symbol: str, price: str, size: int = 100_000) -> None:
         """Print a trade one millisecond from now and let the simulator process it."""
         self.scenario.feed.add_trade(symbol, self.clock.now() + timedelta(milliseconds=1), price, size)
@@ -112,7 +127,7 @@ async def sim() -> AsyncIterator[SimulatedVenue]:
         broker = AlpacaBroker(
             clock,
             base_url=server.url,
-            timeouts=SHORT_TIMEOUTS,
+            timeouts=LONG_TIMEOUTS,
             on_malformed=lambda reason, raw: malformed.append((reason, raw)),
             **KEYS,
         )
@@ -350,7 +365,7 @@ async def test_accepted_order_with_a_lost_response_is_found_by_client_order_id(
     resend is a duplicate."""
     sim.add_fault(kind, method="POST", route="/v2/orders", **rule)
     request = sim.order_far_from_market(1)
-    with pytest.raises(OutcomeUnknown):
+    with sim.short_timeouts(), pytest.raises(OutcomeUnknown):
         await sim.broker.submit(request)
     assert sim.stored_client_order_ids == ["cat-1"]
     assert (await sim.broker.order_by_client_id("cat-1")).client_order_id == "cat-1"
@@ -375,7 +390,7 @@ async def test_unaccepted_order_without_a_response_has_unknown_outcome(
     id may be sent again."""
     sim.add_fault(kind, method="POST", route="/v2/orders", **rule)
     request = sim.order_far_from_market(1)
-    with pytest.raises(OutcomeUnknown):
+    with sim.short_timeouts(), pytest.raises(OutcomeUnknown):
         await sim.broker.submit(request)
     with pytest.raises(NotFound):
         await sim.broker.order_by_client_id("cat-1")
@@ -444,7 +459,7 @@ async def test_cancel_without_a_response_has_unknown_outcome(sim: SimulatedVenue
     sent = await sim.broker.submit(sim.order_far_from_market(1))
     await sim.wait_for_status(sent.broker_id, "new")
     sim.add_fault(FaultKind.HANG, method="DELETE")
-    with pytest.raises(OutcomeUnknown):
+    with sim.short_timeouts(), pytest.raises(OutcomeUnknown):
         await sim.broker.cancel(sent.broker_id)
     await sim.wait_for_status(sent.broker_id, "canceled")
 
@@ -485,8 +500,8 @@ async def test_routine_calls_stop_before_the_exchange_limit_and_exits_pass(sim: 
 class StreamRecorder:
     """Stream consumer that stores every message."""
 
-    def __init__(self, sim: SimulatedVenue, **options: Any) -> None:
-        self.stream = AlpacaTradeUpdates(sim.clock, url=sim.server.stream_url, **KEYS, **options)
+    def __init__(self, sim: SimulatedVenue) -> None:
+        self.stream = UnhurriedStream(sim.clock, url=sim.server.stream_url, **KEYS)
         self.messages: list[StreamMessage] = []
         self._sim = sim
         self._task = asyncio.create_task(self._listen())
@@ -509,9 +524,7 @@ class StreamRecorder:
         return [message.state for message in self.messages if isinstance(message, StreamGap)]
 
     async def wait_until_ready(self) -> None:
-        async with asyncio.timeout(20):
-            while self.stream.state is not StreamState.READY:  # noqa: ASYNC110 - a real socket
-                await asyncio.sleep(0.01)
+        await wait_until(lambda: self.stream.state is StreamState.READY)
 
     async def close(self) -> None:
         self._task.cancel()
@@ -520,7 +533,7 @@ class StreamRecorder:
 
 @pytest.fixture
 async def recorder(sim: SimulatedVenue) -> AsyncIterator[StreamRecorder]:
-    stream_recorder = StreamRecorder(sim, ping_interval=0.2, pong_timeout=0.2)
+    stream_recorder = StreamRecorder(sim)
     await stream_recorder.wait_until_ready()
     yield stream_recorder
     await stream_recorder.close()
@@ -596,10 +609,12 @@ async def test_stream_reports_a_gap_and_reconnects_after_any_silence(
     sent = await sim.broker.submit(sim.order_far_from_market(1))
     await sim.wait_for_status(sent.broker_id, "new")
     if kind is FaultKind.STREAM_MUTE:
+        recorder.stream.limit_acknowledgements()
         await sim.advance(31)
-    async with asyncio.timeout(20):
-        while StreamState.LOST not in recorder.gaps:  # noqa: ASYNC110 - a real socket goes silent
-            await asyncio.sleep(0.01)
+    if kind is FaultKind.STREAM_HALF_OPEN:
+        recorder.stream.limit_pongs()
+    await wait_until(lambda: StreamState.LOST in recorder.gaps)
+    recorder.stream.remove_limits()
     lost = next(
         message
         for message in recorder.messages
@@ -619,9 +634,7 @@ async def test_stream_retries_after_429_on_the_handshake(sim: SimulatedVenue) ->
     """A 429 on the handshake is a loss with a longer delay; the stream retries."""
     sim.add_fault(FaultKind.STREAM_BUSY)
     recorder = StreamRecorder(sim)
-    async with asyncio.timeout(20):
-        while not recorder.gaps:  # noqa: ASYNC110 - a real socket
-            await asyncio.sleep(0.01)
+    await wait_until(lambda: recorder.gaps)
     assert recorder.gaps == [StreamState.LOST]
     await sim.advance(6)
     await recorder.wait_until_ready()

@@ -24,6 +24,7 @@ from catalyst.domain.errors import (
 from catalyst.domain.order import Side
 from catalyst.domain.report import OrderRequest
 from tests.broker.scripted_server import KEY, SECRET, ScriptedServer, order_json
+from tests.waiting import LIMIT_S
 
 ENTRY = OrderRequest(
     client_order_id="cat-1",
@@ -44,14 +45,15 @@ OCO = replace(
     take_profit=Decimal(110),
     stop_loss=Decimal(95),
 )
-SHORT_TIMEOUTS = Timeouts(connect=0.5, read=0.2, total=0.5)
 
 
-def client_with_short_timeouts(
-    clock: ManualClock, server: ScriptedServer, *, threads: int = 4
+def client_with_timeouts(
+    clock: ManualClock, server: ScriptedServer, *, threads: int = 4, **limits: float
 ) -> AlpacaBroker:
+    """Return a client with these time limits; the others are reached only on failure."""
+    timeouts = Timeouts(**{"connect": LIMIT_S, "read": LIMIT_S, "total": LIMIT_S, **limits})
     return AlpacaBroker(
-        clock, base_url=server.url, key=KEY, secret=SECRET, timeouts=SHORT_TIMEOUTS, threads=threads
+        clock, base_url=server.url, key=KEY, secret=SECRET, timeouts=timeouts, threads=threads
     )
 
 
@@ -215,10 +217,11 @@ async def test_submit_timeout_has_unknown_outcome_after_one_post(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
     """A broker that receives the order and does not answer may have accepted it."""
-    broker = client_with_short_timeouts(clock, server)
+    broker = client_with_timeouts(clock, server, read=0.2)
     server.on("POST", "/v2/orders", server.never_reply())
     with pytest.raises(OutcomeUnknown):
         await broker.submit(ENTRY)
+    await server.wait_for_requests(1)
     assert server.request_count("POST", "/v2/orders") == 1
     await broker.close()
 
@@ -228,7 +231,10 @@ async def test_submit_total_timeout_bounds_an_endless_response(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
     """A response that never ends does not exceed the total timeout."""
-    broker = client_with_short_timeouts(clock, server)
+    broker = client_with_timeouts(clock, server, threads=1)
+    server.on("DELETE", "/v2/orders/1", server.empty_reply())
+    await broker.cancel("1")  # the thread has its session and its connection now
+    broker._rest_client._timeouts = Timeouts(connect=LIMIT_S, read=LIMIT_S, total=1.0)
     server.on("POST", "/v2/orders", server.endless_reply(0.05))
     with pytest.raises(OutcomeUnknown):
         await broker.submit(ENTRY)
@@ -247,7 +253,7 @@ async def test_abandoned_submit_is_not_sent_when_a_thread_becomes_free(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
     """A submit that times out while other requests use all threads is never sent."""
-    broker = client_with_short_timeouts(clock, server, threads=1)
+    broker = client_with_timeouts(clock, server, threads=1, total=0.2)
     server.on("POST", "/v2/orders", server.json_reply(order_json()))
     busy = threading.Event()
     broker._rest_client._change_threads.submit(busy.wait)

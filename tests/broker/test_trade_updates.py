@@ -14,10 +14,12 @@ import pytest
 from websockets.asyncio.server import Request, Response, Server, ServerConnection, serve
 
 from catalyst.broker.port import MalformedMessage, StreamGap, StreamState
-from catalyst.broker.trade_updates import AlpacaTradeUpdates, StreamMessage
+from catalyst.broker.trade_updates import StreamMessage
 from catalyst.clock import ManualClock
 from catalyst.domain.report import TradeUpdate
 from tests.broker.scripted_server import KEY, SECRET, order_json
+from tests.broker.unhurried_stream import UnhurriedStream
+from tests.waiting import LIMIT_S, run_loop_turns, wait_until
 
 Script = Callable[[ServerConnection], Awaitable[None]]
 AUTHORIZED = {"stream": "authorization", "data": {"status": "authorized", "action": "authenticate"}}
@@ -105,7 +107,7 @@ class ScriptedSocket:
 @asynccontextmanager
 async def connected_stream(
     clock: ManualClock, socket: ScriptedSocket, **options: Any
-) -> AsyncIterator[tuple[AlpacaTradeUpdates, AsyncIterator[StreamMessage]]]:
+) -> AsyncIterator[tuple[UnhurriedStream, AsyncIterator[StreamMessage]]]:
     server: Server
     async with serve(
         socket.run_next_script,
@@ -117,7 +119,7 @@ async def connected_stream(
     ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         socket.url = f"ws://127.0.0.1:{port}/stream"
-        stream = AlpacaTradeUpdates(clock, url=socket.url, key=KEY, secret=SECRET, epoch=3, **options)
+        stream = UnhurriedStream(clock, url=socket.url, key=KEY, secret=SECRET, epoch=3, **options)
         messages = stream.listen()
         async with aclosing(messages):  # type: ignore[type-var]
             yield stream, messages
@@ -125,7 +127,7 @@ async def connected_stream(
 
 async def next_messages(messages: AsyncIterator[StreamMessage], count: int) -> list[StreamMessage]:
     """Return the next `count` messages; a missing message fails the test instead of hanging it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         return [await anext(messages) for _ in range(count)]
 
 
@@ -138,7 +140,7 @@ async def next_message_after_backoff(
         await clock.advance(timedelta(seconds=0.25))
         if waiting.done():
             break
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         return await waiting
 
 
@@ -271,13 +273,17 @@ async def test_stream_detects_a_half_open_socket_by_ping(clock: ManualClock) -> 
     async def freeze(connection: ServerConnection) -> None:
         await accept_login(connection)
         connection.transport.pause_reading()
+        frozen.set()
         await noticed.wait()
         connection.transport.abort()
 
-    noticed = asyncio.Event()
+    frozen, noticed = asyncio.Event(), asyncio.Event()
     socket = ScriptedSocket(freeze)
-    async with connected_stream(clock, socket, ping_interval=0.05, pong_timeout=0.05) as (_, messages):
-        _, lost = await next_messages(messages, 2)
+    async with connected_stream(clock, socket) as (stream, messages):
+        await next_messages(messages, 1)
+        await frozen.wait()
+        stream.limit_pongs()
+        (lost,) = await next_messages(messages, 1)
         noticed.set()
     assert isinstance(lost, StreamGap)
     assert lost.state is StreamState.LOST
@@ -303,13 +309,13 @@ def acknowledge_limited_listens(times: int, *frames: object) -> Script:
 @pytest.mark.promise("C34")
 async def test_stream_detects_a_server_that_stops_acknowledging_listen(clock: ManualClock) -> None:
     """A socket that still answers pings but no longer acknowledges listens is a loss."""
-    async with connected_stream(
-        clock, ScriptedSocket(acknowledge_limited_listens(2), send_frames()), pong_timeout=0.1
-    ) as (stream, messages):
+    socket = ScriptedSocket(acknowledge_limited_listens(2), send_frames())
+    async with connected_stream(clock, socket) as (stream, messages):
         await next_messages(messages, 1)
         waiting = asyncio.ensure_future(anext(messages))
         await clock.advance(timedelta(seconds=61))
         assert stream.state is StreamState.READY
+        stream.limit_acknowledgements()
         await clock.advance(timedelta(seconds=31))
         lost = await waiting
     assert isinstance(lost, StreamGap)
@@ -319,8 +325,9 @@ async def test_stream_detects_a_server_that_stops_acknowledging_listen(clock: Ma
 async def test_stream_stays_connected_when_listen_was_never_acknowledged_again(clock: ManualClock) -> None:
     """A server that never acknowledged a repeated listen is not lost when it ignores the next one."""
     socket = ScriptedSocket(acknowledge_limited_listens(0))
-    async with connected_stream(clock, socket, pong_timeout=0.1) as (stream, messages):
+    async with connected_stream(clock, socket) as (stream, messages):
         await next_messages(messages, 1)
+        stream.limit_acknowledgements()
         waiting = asyncio.ensure_future(anext(messages))
         await clock.advance(timedelta(minutes=5))
         assert not waiting.done()
@@ -518,9 +525,7 @@ async def test_stream_buffer_overflow_is_reported_as_a_gap(clock: ManualClock) -
     async with connected_stream(clock, ScriptedSocket(send_flood), max_buffered=10) as (stream, messages):
         await next_messages(messages, 1)
         flood.set()
-        async with asyncio.timeout(20):
-            while stream.frames_processed + len(stream._buffer) < 25:  # noqa: ASYNC110 - the socket is real
-                await asyncio.sleep(0.01)
+        await wait_until(lambda: stream.frames_processed + len(stream._buffer) >= 25)
         lost, again = await next_messages(messages, 2)
         assert isinstance(lost, StreamGap)
         assert isinstance(again, StreamGap)
@@ -553,9 +558,7 @@ async def test_stream_waiting_returns_buffered_messages_in_order(clock: ManualCl
     ]
     async with connected_stream(clock, ScriptedSocket(send_frames(*frames))) as (stream, messages):
         _, first = await next_messages(messages, 2)
-        async with asyncio.timeout(20):
-            while len(stream._buffer) < 4:  # noqa: ASYNC110 - the socket is real
-                await asyncio.sleep(0.01)
+        await wait_until(lambda: len(stream._buffer) >= 4)
         drained = stream.drain_buffered(3)
         assert isinstance(first, TradeUpdate)
         assert [message.event if isinstance(message, TradeUpdate) else "" for message in drained] == [
@@ -578,9 +581,7 @@ async def test_stream_waiting_stops_before_a_gap(clock: ManualClock) -> None:
     )
     async with connected_stream(clock, socket) as (stream, messages):
         await next_messages(messages, 2)
-        async with asyncio.timeout(20):
-            while len(stream._buffer) < 2:  # noqa: ASYNC110 - the socket is real
-                await asyncio.sleep(0.01)
+        await wait_until(lambda: len(stream._buffer) >= 2)
         assert len(stream.drain_buffered(64)) == 1
         assert stream.drain_buffered(64) == []
         (lost,) = await next_messages(messages, 1)
@@ -599,7 +600,7 @@ async def test_stream_handshake_holds_the_clock(clock: ManualClock) -> None:
     async with connected_stream(clock, ScriptedSocket(slow)) as (_, messages):
         waiting = asyncio.ensure_future(anext(messages))
         passing = asyncio.create_task(clock.advance(timedelta(minutes=1)))
-        await asyncio.sleep(0.05)
+        await run_loop_turns()  # a clock without a hold moves within far fewer turns
         assert clock.now() == datetime(2026, 11, 20, 15, 4, tzinfo=UTC)
         may_go_on.set()
         assert await waiting == StreamGap(StreamState.READY, None, "listening")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from catalyst.config.loader import environment_without_catalyst
+from tests.waiting import pause_blocking
 
 TIMEOUT_S = 300.0  # real seconds; generous, because the machine may be busy
 
@@ -83,7 +84,7 @@ def wait_until(condition: Callable[[], object], description: str) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting for {description}"
-        time.sleep(0.05)
+        pause_blocking()
 
 
 def is_running(pid: int) -> bool:

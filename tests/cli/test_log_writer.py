@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import orjson
 import pytest
 
 from catalyst.cli.log_writer import MAX_BUFFERED_BYTES, LogWriter
+from tests.waiting import pause_blocking
 
 
 @pytest.mark.promise("F098")
@@ -76,10 +76,11 @@ open(sys.argv[1], "w").write("done")
     reading, writing = os.pipe()
     process = subprocess.Popen([sys.executable, "-c", script, str(done)], stdout=writing)
     os.close(writing)
-    deadline = time.monotonic() + 60
-    while not done.exists():
-        assert process.poll() is None or done.exists()
-        assert time.monotonic() < deadline, "the process waits for its reader"
-        time.sleep(0.02)
-    os.close(reading)
-    process.wait()
+    try:
+        while not done.exists():  # a process that waits for its reader never writes it
+            assert process.poll() is None or done.exists()
+            pause_blocking()
+    finally:
+        os.close(reading)
+        process.kill()
+        process.wait()

@@ -16,6 +16,7 @@ from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.server import SimulatorServer, run_server
 from tests.conformance.exchange_thread import new_york, small_market
+from tests.waiting import run_loop_turns, wait_until
 
 with warnings.catch_warnings():  # alpaca-py 0.44 imports websockets.legacy, which warns
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -98,19 +99,9 @@ def all_subscribed(server: SimulatorServer) -> bool:
     )
 
 
-async def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until other tasks and threads make the condition true."""
-    for _ in range(3000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came true")
-
-
 async def drain_sockets() -> None:
     """Wait until data written to a socket of this process was read."""
-    for _ in range(25):
-        await asyncio.sleep(0)
+    await run_loop_turns(25)
 
 
 @asynccontextmanager

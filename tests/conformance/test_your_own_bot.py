@@ -7,13 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 import requests
+
+from tests.waiting import LIMIT_S, pause_blocking
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "your-own-bot.md"
@@ -41,15 +42,13 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         text=True,
     )
     try:
-        for _ in range(1200):
-            if ready.exists():
-                break
+        while not ready.exists():
             assert sim.poll() is None, sim.communicate()[0]
-            time.sleep(0.05)
+            pause_blocking()
         yield ready.read_text().strip()
     finally:
         sim.terminate()
-        sim.communicate(timeout=30)
+        sim.communicate(timeout=LIMIT_S)
 
 
 def run_script(command: list[str], script: str, port: str) -> str:
@@ -99,7 +98,7 @@ def test_fault_examples_of_the_bot_page_succeed(port: str) -> None:
     keys = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
     order = {"symbol": "SPY", "qty": "1", "side": "buy", "type": "market", "time_in_force": "day"}
     requests.post(
-        f"http://127.0.0.1:{port}/v2/orders", headers=keys, json=order, timeout=10
+        f"http://127.0.0.1:{port}/v2/orders", headers=keys, json=order, timeout=LIMIT_S
     ).raise_for_status()
     [script] = code_blocks("Inject faults", "sh")
     answers = [json.loads(line) for line in run_script(["sh", "-eu"], script, port).splitlines() if line]
@@ -108,7 +107,7 @@ def test_fault_examples_of_the_bot_page_succeed(port: str) -> None:
     assert healed == []
     assert request_log["orders"]
     assert audit["clean"]
-    assert requests.get(f"http://127.0.0.1:{port}/admin/faults", timeout=10).json() == []
+    assert requests.get(f"http://127.0.0.1:{port}/admin/faults", timeout=LIMIT_S).json() == []
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")

@@ -22,11 +22,11 @@ from catalyst.clock import ManualClock, SystemClock
 from catalyst.config.schema import Config
 from catalyst.daemon.trading_day.schedule import Job, ScheduledJob, market_day, remaining, run_schedule
 from catalyst.domain.session import NEW_YORK, Session, session_of
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 CALENDAR = ROOT.parent / "shared" / "data" / "calendar_xnys_2007_2026.csv"
 MINUTE = timedelta(minutes=1)
-TIMEOUT_SECONDS = 20  # real seconds before a test that hangs fails
 
 # The Friday before and the Monday after each clock change, a summer and two winter days; and the half days.
 FULL = ["2026-01-05", "2026-03-06", "2026-03-09", "2026-07-06", "2026-10-30", "2026-11-02", "2026-12-31"]
@@ -325,7 +325,7 @@ async def test_live_schedule_runs_jobs_in_order():
     ]
     day = [*past, *equal, *soon]
     recorder = JobRecorder(clock, duration=timedelta(milliseconds=1))
-    async with asyncio.timeout(TIMEOUT_SECONDS):
+    async with asyncio.timeout(LIMIT_S):
         await run_schedule(day, clock, recorder.act)
     assert [job for _, job in recorder.entries] == [appointment.job for appointment in day]
     assert all(at >= appointment.at for (at, _), appointment in zip(recorder.entries, day, strict=True))
@@ -347,7 +347,7 @@ async def test_cancelled_live_schedule_leaves_no_task():
         ScheduledJob(clock.now() + timedelta(days=1), Job.CLOSE),
     ]
     schedule_task = asyncio.ensure_future(run_schedule(day, clock, act))
-    async with asyncio.timeout(TIMEOUT_SECONDS):
+    async with asyncio.timeout(LIMIT_S):
         await acted.wait()
     schedule_task.cancel()
     await asyncio.gather(schedule_task, return_exceptions=True)

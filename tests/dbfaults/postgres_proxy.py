@@ -9,7 +9,7 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,8 @@ class PostgresProxy:
     round_trips: int = 0  # how often the client waited for a response
     rejection: tuple[str, str] | None = None  # SQLSTATE and message for new connections
     broken_transactions: int = 0  # transactions cut before their end
+    on_silence: Callable[[], None] = lambda: None  # called when the silence begins
+    on_resume: Callable[[], None] = lambda: None
     _break_next: bool = False
     _commits_until_loss: int = 0  # number of the next commit that loses its response
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -86,6 +88,7 @@ class PostgresProxy:
     def stop_forwarding(self) -> None:
         """Drop all bytes from now on without closing a connection."""
         self.silent = True
+        self.on_silence()
 
     def resume(self) -> None:
         """Forward again; connections with dropped bytes are cut."""
@@ -93,6 +96,7 @@ class PostgresProxy:
         self.rejection = None
         if was_silent:
             self.cut_connections()
+        self.on_resume()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client until either side ends."""

@@ -10,6 +10,7 @@ from catalyst.domain.fault_points import Moment
 from catalyst.domain.rows import OrderRow
 from tests.crash.fault_point import CrashAt
 from tests.dbfaults.postgres_proxy import PostgresProxy, open_proxy
+from tests.dbfaults.short_timeouts import SilenceTimeouts
 from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
 
 
@@ -47,14 +48,24 @@ class LoseCommitResponse(CrashAt):
 async def open_proxied_scenario(
     dsn: str, *, now: datetime | None = None, **sections: Facts
 ) -> AsyncIterator[tuple[Scenario, PostgresProxy, LoseCommitResponse]]:
-    """Open a scenario whose daemon runs behind a proxy."""
+    """Open a scenario whose daemon runs behind a proxy; its time-outs are short while the proxy is silent."""
     async with open_proxy(dsn) as proxy, open_scenario(dsn, now=now, started=False, **sections) as scenario:
+        timeouts = SilenceTimeouts()
+
+        def shorten_timeouts() -> None:
+            assert scenario.components is not None
+            timeouts.begin(scenario.components.store)
+
+        proxy.on_silence, proxy.on_resume = shorten_timeouts, timeouts.end
         commit_loss = LoseCommitResponse()
         commit_loss.proxy = proxy
         scenario.crash_trigger = commit_loss
         scenario.dsn = proxy.dsn
         await scenario.start()
-        yield scenario, proxy, commit_loss
+        try:
+            yield scenario, proxy, commit_loss
+        finally:
+            timeouts.end()
 
 
 async def submit_entry(scenario: Scenario, symbol: str, qty: int, **levels: str) -> OrderRow | None:

@@ -26,6 +26,7 @@ from tests.dbfaults.proxied_scenario import (
     submit_entry,
     wait_for_entry_gate,
 )
+from tests.dbfaults.short_timeouts import exhausted_pool
 from tests.dbfaults.test_server_faults import assert_recovers, reconnect
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import open_scenario
@@ -171,7 +172,6 @@ async def test_daemon_waits_for_server_that_rejects_connections(
 
 
 @pytest.mark.promise("F084")
-@pytest.mark.usefixtures("short_timeouts")
 async def test_exhausted_server_connections_close_gate_and_alert(database: str) -> None:
     """Exhausted connections close the entry gate and raise an alert in the meantime; released, trading
     continues."""
@@ -179,9 +179,7 @@ async def test_exhausted_server_connections_close_gate_and_alert(database: str) 
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
-        async with AsyncExitStack() as borrowed:
-            for _ in range(8):
-                await borrowed.enter_async_context(scenario.components.store._pool.acquire())
+        async with exhausted_pool(scenario.components.store):
             await scenario.advance(seconds=15)
             assert "POOL_EXHAUSTED" in await scenario.alert_events()
             assert "database" in scenario.components.gate.reasons
@@ -197,7 +195,6 @@ async def dedicated_server() -> AsyncIterator[DedicatedServer]:
 
 
 @pytest.mark.promise("F089")
-@pytest.mark.usefixtures("restart_timeouts")
 async def test_read_only_server_closes_gate_until_writable(dedicated_server: DedicatedServer) -> None:
     """A read-only server (25006) closes the entry gate and fails no invariant; once writable, the same epoch
     continues."""
@@ -235,7 +232,6 @@ def standby_folder() -> Iterator[Path]:
 
 
 @pytest.mark.promise("F089")
-@pytest.mark.usefixtures("restart_timeouts")
 async def test_failover_to_standby_starts_new_epoch(
     dedicated_server: DedicatedServer, standby_folder: Path
 ) -> None:

@@ -46,7 +46,6 @@ async def test_database_health_changes_state_as_its_table_says(
     assert ("database" in gate.reasons) is (report == "mark_down")
 
 
-@pytest.mark.usefixtures("short_timeouts")
 @pytest.mark.parametrize("reporter", ["protector", "daily_loss_limit"])
 async def test_outage_met_by_one_loop_wakes_stop_monitor(database: str, reporter: str) -> None:
     """Whichever loop meets the outage first, the stop monitor watches without the database at once."""

@@ -20,8 +20,6 @@ from tests.dbfaults.proxied_scenario import (
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import ENTRY, Facts, Scenario
 
-pytestmark = pytest.mark.usefixtures("short_timeouts")
-
 
 @asynccontextmanager
 async def open_scenario_with_spool(

@@ -12,6 +12,7 @@ from catalyst.store.notifications import listen
 from catalyst.store.pool import Connection, connect, connected, open_store
 from tests.dbfaults.dedicated_server import open_dedicated_server
 from tests.dbfaults.postgres_proxy import open_proxy
+from tests.dbfaults.short_timeouts import shorten_command_timeout
 
 
 async def select_one(conn: Connection) -> int:
@@ -103,25 +104,32 @@ async def test_every_entry_raises_database_unavailable_when_server_is_stopped(cl
         await store.close()
 
 
-@pytest.mark.usefixtures("short_timeouts")
 async def test_statement_without_response_raises_database_unavailable(
     database: str, clock: ManualClock
 ) -> None:
-    """The driver's TimeoutError becomes DatabaseUnavailable, on a connection of the pool and on one outside it."""
+    """The driver's TimeoutError becomes DatabaseUnavailable, on a connection of the pool, on one outside it and
+    on one that is not open yet."""
     async with open_proxy(database) as proxy:
         store = await open_store(proxy.dsn, clock)
 
         async def read_silent() -> None:
             async with store.read() as conn:
-                proxy.silent = True
+                proxy.stop_forwarding()
+                shorten_command_timeout(conn)
                 await select_one(conn)
 
         async def ask_silent() -> None:
-            async with connected(proxy.dsn, "test", timeout_s=0.8) as conn:
-                proxy.silent = True
+            async with connected(proxy.dsn, "test") as conn:
+                proxy.stop_forwarding()
+                shorten_command_timeout(conn)
                 await select_one(conn)
 
-        for use in (read_silent, ask_silent):
+        async def connect_silent() -> None:
+            proxy.stop_forwarding()
+            async with connected(proxy.dsn, "test", timeout_s=0.3):
+                pass
+
+        for use in (read_silent, ask_silent, connect_silent):
             proxy.resume()
             with pytest.raises(DatabaseUnavailable) as raised:
                 await use()

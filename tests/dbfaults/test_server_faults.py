@@ -4,7 +4,6 @@ During each fault no entry is sent and the exits stay at the broker. Then the sa
 keeps every acknowledged row, and database and exchange agree.
 """
 
-import asyncio
 import os
 import subprocess
 import tempfile
@@ -28,9 +27,11 @@ from tests.dbfaults.proxied_scenario import (
     submit_entry,
     wait_for_entry_gate,
 )
+from tests.dbfaults.short_timeouts import exhausted_pool
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import Scenario, open_scenario
 from tests.stories.test_operator_actions import order_by_hand
+from tests.waiting import pause
 
 ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 
@@ -55,7 +56,7 @@ async def reconnect(scenario: Scenario) -> None:
             asyncpg.PostgresConnectionError,
             ConnectionError,
         ):  # the server is still recovering
-            await asyncio.sleep(0.05)
+            await pause()
         else:
             return
 
@@ -74,7 +75,6 @@ async def assert_recovers(scenario: Scenario, events_before: int) -> None:
     await scenario.assert_consistent()
 
 
-@pytest.mark.usefixtures("restart_timeouts")
 async def test_daemon_survives_server_restarts_and_killed_backend() -> None:
     """One daemon trades on after fast and immediate restarts, a stopped server and a killed backend."""
     async with open_dedicated_server() as server, open_dedicated_scenario(server) as scenario:
@@ -129,7 +129,6 @@ async def test_cut_connection_is_replaced_in_same_epoch(database: str, name: str
         await assert_recovers(scenario, events_before)
 
 
-@pytest.mark.usefixtures("short_timeouts")
 async def test_exhausted_pool_blocks_entries_until_released(database: str) -> None:
     """An exhausted pool closes the entry gate and leaves the exits; trading continues when connections are
     released."""
@@ -137,9 +136,7 @@ async def test_exhausted_pool_blocks_entries_until_released(database: str) -> No
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
-        async with AsyncExitStack() as borrowed:
-            for _ in range(8):
-                await borrowed.enter_async_context(scenario.components.store._pool.acquire())
+        async with exhausted_pool(scenario.components.store):
             await scenario.advance(seconds=6)
             assert "database" in scenario.components.gate.reasons
             assert len(scenario.server.exchange.state.order_store.live()) == 2
@@ -219,7 +216,6 @@ async def test_sigterm_flattens_in_time_with_slow_database(database: str) -> Non
         await scenario.assert_consistent()
 
 
-@pytest.mark.usefixtures("short_timeouts")
 async def test_silent_database_blocks_entries_and_catches_up(database: str) -> None:
     """A database silent for minutes blocks entries; a target filled meanwhile is booked when it returns."""
     async with open_proxied_scenario(database) as (scenario, proxy, _):
@@ -302,7 +298,6 @@ async def fill_disk(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
         )
 
 
-@pytest.mark.usefixtures("restart_timeouts")
 async def test_full_database_disk_blocks_entries_until_freed(small_disk: Path) -> None:
     """A full database disk blocks entries and leaves the exits; with free space everything is booked."""
     async with (

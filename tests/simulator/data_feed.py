@@ -1,7 +1,6 @@
 """A small recorded market behind a whole exchange, and test clients of its market data protocol."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from catalyst.simulator.market.overrides import OverriddenMarket
 from catalyst.simulator.recorded import market as recorded_market
 from catalyst.simulator.server import SimulatorServer, run_server
 from tests.simulator.exchange_scenario import fixed_latencies
+from tests.waiting import LIMIT_S
 
 DAY = date(2026, 4, 8)
 OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
@@ -74,13 +74,6 @@ def small_market(folder: Path) -> BarMarket:
     )
 
 
-async def wait_until(condition: Callable[[], bool]) -> None:
-    """Run the event loop until the condition is true; fail after 20 real seconds."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens at the other end of a socket
-            await asyncio.sleep(0.001)
-
-
 class DataFeedServer:
     """The exchange on a manual clock, served over HTTP and websockets."""
 
@@ -132,8 +125,8 @@ class StreamSubscriber:
     async def receive(self) -> list[dict[str, Any]]:
         """Return the next frame."""
         if self.packed:
-            return msgpack.unpackb(await self.socket.receive_bytes(timeout=10))  # type: ignore[no-any-return]
-        return await self.socket.receive_json(timeout=10)  # type: ignore[no-any-return]
+            return msgpack.unpackb(await self.socket.receive_bytes(timeout=LIMIT_S))  # type: ignore[no-any-return]
+        return await self.socket.receive_json(timeout=LIMIT_S)  # type: ignore[no-any-return]
 
     async def request(self, **message: Any) -> list[dict[str, Any]]:
         """Send a message and return the response."""

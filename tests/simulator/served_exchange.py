@@ -4,6 +4,7 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import orjson
 import requests
 import websockets
+from aiohttp import WSCloseCode
 
 from catalyst.clock import ManualClock
 from catalyst.simulator.exchange.persistence import Journal
 from catalyst.simulator.market.interface import Market
 from catalyst.simulator.server import SimulatorServer, run_server
 from tests.simulator.exchange_scenario import ExchangeScenario
+from tests.waiting import LIMIT_S, wait_until
 
 with warnings.catch_warnings():  # alpaca-py still uses a deprecated part of websockets
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -45,8 +48,16 @@ class ServedExchange:
     async def request(self, method: str, path: str, **more: Any) -> requests.Response:
         """Send a plain request, with valid keys unless `headers` is given."""
         more.setdefault("headers", KEYS)
-        more.setdefault("timeout", 20)
+        more.setdefault("timeout", LIMIT_S)
         return await asyncio.to_thread(self.http.request, method, self.server.url + path, **more)
+
+    async def start_held_request(self, method: str, path: str, **more: Any) -> "HeldRequest":
+        """Send a request and return once a fault rule has applied to it."""
+        log = self.server.middleware.request_log
+        seen = len(log)
+        response = asyncio.ensure_future(self.request(method, path, **more))
+        await wait_until(lambda: response.done() or any(entry.fault for entry in list(log)[seen:]))
+        return HeldRequest(self, response)
 
     async def post_admin(self, path: str, **body: Any) -> Any:
         response = await self.request("POST", f"/admin/{path}", json=body)
@@ -68,6 +79,22 @@ class ServedExchange:
     def close(self) -> None:
         self.client._session.close()
         self.http.close()
+
+
+@dataclass
+class HeldRequest:
+    """A request to which a fault rule has applied; its response may be on its way, or held by the rule."""
+
+    served: ServedExchange
+    response: "asyncio.Future[requests.Response]"
+
+    async def is_held(self) -> bool:
+        """Release what hangs in the server; return true when that, and nothing before, gave the response."""
+        middleware = self.served.server.middleware
+        middleware.server_closed.set()
+        middleware.server_closed = asyncio.Event()
+        response = await self.response
+        return response.status_code == 503 and "Service Unavailable" in response.text
 
 
 async def post_order(served: ServedExchange, **more: Any) -> requests.Response:
@@ -136,7 +163,14 @@ async def send_and_receive(socket: Any, message: Any) -> Any:
 
 async def receive_frame(socket: Any) -> Any:
     """Return the next frame unparsed."""
-    return await asyncio.wait_for(socket.recv(), 10)
+    return await asyncio.wait_for(socket.recv(), LIMIT_S)
+
+
+async def frames_until_close(served: ServedExchange, socket: Any) -> list[Any]:
+    """Let the server close the stream after what it has queued; return every frame that came before."""
+    served.server.streams.disconnect(WSCloseCode.OK)
+    async with asyncio.timeout(LIMIT_S):
+        return [frame async for frame in socket]
 
 
 async def receive_message(socket: Any) -> Any:

@@ -15,7 +15,8 @@ import pytest
 import websockets
 
 from catalyst.simulator.market.bar_market import BarMarket
-from tests.simulator.data_feed import AUTH, OPEN, DataFeedServer, serve_data_feed, small_market, wait_until
+from tests.simulator.data_feed import AUTH, OPEN, DataFeedServer, serve_data_feed, small_market
+from tests.waiting import LIMIT_S, wait_until
 
 with warnings.catch_warnings():
     # alpaca-py 0.44 imports websockets.legacy, which warns
@@ -124,7 +125,7 @@ async def test_data_stream_compresses_on_request(feed: DataFeedServer) -> None:
             await client.send(orjson.dumps(message).decode())
             await client.recv()
         await feed.advance(60)
-        messages = orjson.loads(await asyncio.wait_for(client.recv(), 10))
+        messages = orjson.loads(await asyncio.wait_for(client.recv(), LIMIT_S))
         assert [each["S"] for each in messages] == ["ALFA", "BETA"]
 
 

@@ -12,6 +12,7 @@ from tests.simulator.served_exchange import (
     AUTH,
     LISTEN,
     buy_one_share,
+    frames_until_close,
     receive_data,
     receive_frame,
     receive_message,
@@ -20,6 +21,7 @@ from tests.simulator.served_exchange import (
     subscribed_socket,
 )
 from tests.simulator.wire_client import wire_client
+from tests.waiting import LIMIT_S
 
 OLD_AUTH = {"action": "authenticate", "data": {"key_id": "demo", "secret_key": "demo"}}
 
@@ -107,8 +109,7 @@ async def test_trade_stream_replays_nothing_after_connecting() -> None:
     async with serve_exchange() as served:
         await buy_one_share(served)
         async with subscribed_socket(served.server) as socket:
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(socket.recv(), 0.05)
+            assert await frames_until_close(served, socket) == []
         assert served.server.frames_sent == 0
         assert len((await served.request("GET", "/v2/account/activities/FILL")).json()) == 1
 
@@ -205,10 +206,9 @@ async def test_trade_stream_can_be_muted_or_disconnected() -> None:
         async with subscribed_socket(served.server) as socket:
             await served.post_admin("stream", act="mute")
             await buy_one_share(served)
-            await asyncio.wait_for(await socket.ping(), 5)
+            await asyncio.wait_for(await socket.ping(), LIMIT_S)
             assert served.server.frames_sent == 0
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(socket.recv(), 0.05)
+            assert await frames_until_close(served, socket) == []
         async with subscribed_socket(served.server) as socket:
             await served.post_admin("stream", act="disconnect", code=1013)
             with pytest.raises(ConnectionClosed) as closed:
@@ -238,13 +238,17 @@ async def test_mute_fault_silences_the_stream_after_an_event() -> None:
 async def test_half_open_fault_stops_reading_and_pongs() -> None:
     """The server reads nothing and answers no ping; only the client's own timeout can detect it."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        [connection] = served.server.streams._connections
+        await asyncio.wait_for(await socket.ping(), LIMIT_S)
         await served.post_admin("faults", kind="stream_half_open", event="new")
         await buy_one_share(served)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(await socket.ping(), 0.1)
-        await socket.send(orjson.dumps(LISTEN))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(socket.recv(), 0.05)
+        pong = await socket.ping()
+        await socket.send(orjson.dumps({**LISTEN, "data": {"streams": []}}))
+        await socket.close()  # the close follows the ping and the message, so the server has met both
+        with pytest.raises(ConnectionClosed):
+            await pong
+        assert connection.streams == ("trade_updates",)
+        assert not connection.queue
         assert served.server.frames_sent == 0
 
 

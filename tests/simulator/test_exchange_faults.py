@@ -28,8 +28,9 @@ from tests.conformance.exchange_thread import new_york, small_market
 from tests.simulator.exchange_scenario import ExchangeScenario
 from tests.simulator.served_exchange import (
     AUTH,
+    HeldRequest,
     ServedExchange,
-    receive_frame,
+    frames_until_close,
     send_and_receive,
     serve_exchange,
     subscribed_socket,
@@ -37,7 +38,7 @@ from tests.simulator.served_exchange import (
 
 SYMBOLS = ("AAPL", "MSFT", "TSLA")
 PRICES = {"AAPL": 100, "MSFT": 300, "TSLA": 200}
-# No time passes in these tests, so a slow response and a late message never arrive.
+# Hardly any time passes in these tests, so a late message never arrives.
 RULE_FIELDS: dict[FaultKind, dict[str, Any]] = {
     FaultKind.SLOW: {"seconds": 30.0},
     FaultKind.SLOW_BEFORE: {"seconds": 30.0},
@@ -85,17 +86,33 @@ def place_resting_orders(scenario: ExchangeScenario) -> list[Order]:
 # ---------------------------------------------------------------------- requests
 
 
-async def request_outcome(served: ServedExchange, method: str, path: str, **more: Any) -> object:
-    """Return status and document of the response, or the way it failed."""
+async def request_outcome(served: ServedExchange, method: str, path: str) -> object:
+    """Return status and document of the response, or the way it failed; what the server holds until its end or
+    for market time counts as nothing."""
+    request = await served.start_held_request(method, path)
+    fault = served.server.middleware.request_log[-1].fault
     try:
-        response = await served.request(method, path, timeout=0.25, **more)
+        if fault in {FaultKind.HANG, FaultKind.HANG_BEFORE} and await request.is_held():
+            return "nothing"
+        if fault in {FaultKind.SLOW, FaultKind.SLOW_BEFORE} and await is_late(served, request):
+            return "nothing"
+        response = await request.response
         return response.status_code, response.json()
-    except requests.exceptions.ReadTimeout:
-        return "nothing"
     except requests.exceptions.JSONDecodeError:
         return "no JSON"
     except requests.exceptions.ConnectionError:
         return "cut"
+
+
+async def is_late(served: ServedExchange, request: HeldRequest) -> bool:
+    """Let a minute pass; return true when the response was given at least a second after its request."""
+    served.scenario.exchange.state.settings.rate_limit = (
+        0  # the reset header shows the second of the response
+    )
+    asked_at = served.clock.now()
+    await served.clock.advance(timedelta(minutes=1))
+    response = await request.response
+    return int(response.headers["X-Ratelimit-Reset"]) > int(asked_at.timestamp()) + 1
 
 
 async def request_occasions(served: ServedExchange, kind: FaultKind) -> list[bool]:
@@ -111,16 +128,15 @@ async def request_occasions(served: ServedExchange, kind: FaultKind) -> list[boo
         return [await request_outcome(served, "GET", "/v2/positions") == (200, []) for _ in range(3)]
     order = served.scenario.submit_bracket(10, "AAPL")
     path = "/v2/clock" if kind is FaultKind.CLOCK_SKEW else f"/v2/orders/{order.id}?nested=true"
-    normal_response = order_view(
-        order,
-        served.scenario.exchange.state.order_store,
-        served.scenario.exchange.state.settings,
-        nested=True,
-    )
+    state = served.scenario.exchange.state
     if kind is FaultKind.CLOCK_SKEW:
         stamps = [(await request_outcome(served, "GET", path))[1]["timestamp"] for _ in range(3)]  # type: ignore[index]
         return [not stamp.startswith("2026-03-09T11:00:00") for stamp in stamps]
-    return [await request_outcome(served, "GET", path) != (200, normal_response) for _ in range(3)]
+    return [
+        await request_outcome(served, "GET", path)
+        != (200, order_view(order, state.order_store, state.settings, nested=True))
+        for _ in range(3)
+    ]
 
 
 # ---------------------------------------------------------------------- orders
@@ -291,15 +307,12 @@ async def message_occasions(served: ServedExchange) -> list[bool]:
     affected = []
     for symbol in SYMBOLS:
         async with subscribed_socket(served.server) as socket:
-            before = served.server.frames_sent
             order = served.scenario.submit("buy", 1, symbol)
             await served.advance()
-            received: list[object] = []
             try:
-                while len(received) < max(served.server.frames_sent - before, 2):
-                    received.append(await asyncio.wait_for(receive_summary(socket), 0.15))
-            except (TimeoutError, websockets.exceptions.ConnectionClosed):
-                received.append("silence")
+                received = [summary_of(frame) for frame in await frames_until_close(served, socket)]
+            except websockets.exceptions.ConnectionClosed:
+                received = ["closed"]
             fields = len(
                 order_view(
                     order,
@@ -312,9 +325,8 @@ async def message_occasions(served: ServedExchange) -> list[bool]:
     return affected
 
 
-async def receive_summary(socket: Any) -> object:
-    """Return event, status and field count of the order in the next frame; the raw frame if it is no update."""
-    raw = await receive_frame(socket)
+def summary_of(raw: bytes) -> object:
+    """Return event, status and field count of the order in a frame; the raw frame if it is no update."""
     try:
         data = orjson.loads(raw)["data"]
         return data["event"], data["order"]["status"], len(data["order"])

@@ -19,6 +19,7 @@ from catalyst.simulator.synthetic.market import make_market
 from tests.simulator.exchange_scenario import ExchangeScenario
 from tests.simulator.manual_feed import at
 from tests.simulator.served_exchange import KEYS, ORDER
+from tests.waiting import wait_until
 
 
 def restore_from_journal(scenario: ExchangeScenario, journal: Journal) -> ExchangeScenario:
@@ -146,8 +147,7 @@ async def test_simulator_process_writes_its_port_and_serves_both_apis(tmp_path: 
     port_file = tmp_path / "port"
     options = SimOptions(market=market, clock=SystemClock(), key="k", secret="s", port_file=port_file)
     task = asyncio.create_task(serve_until_cancelled(options))
-    while not port_file.exists():  # noqa: ASYNC110 - another task's file
-        await asyncio.sleep(0.005)
+    await wait_until(port_file.exists)
     base = f"http://127.0.0.1:{int(port_file.read_text())}"
     headers = {"APCA-API-KEY-ID": "k", "APCA-API-SECRET-KEY": "s"}
     async with aiohttp.ClientSession(headers=headers) as client:

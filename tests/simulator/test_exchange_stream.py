@@ -17,6 +17,7 @@ from tests.simulator.served_exchange import (
     subscribed_socket,
     trading_stream,
 )
+from tests.waiting import wait_until
 
 
 async def test_trade_stream_uses_msgpack_on_request() -> None:
@@ -61,8 +62,7 @@ async def test_alpaca_py_trading_stream_receives_every_update() -> None:
         stream = trading_stream(served.server)
         stream.subscribe_trade_updates(record)
         task = asyncio.create_task(stream._run_forever())
-        while not any(listener.streams for listener in served.server.streams._connections):  # noqa: ASYNC110 - a library's task
-            await asyncio.sleep(0.001)
+        await wait_until(lambda: any(listener.streams for listener in served.server.streams._connections))
         served.clock.advance_only_when(lambda: len(received) == served.server.frames_sent)
         served.scenario.submit_bracket(5)
         await served.advance()

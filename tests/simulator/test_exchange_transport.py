@@ -2,26 +2,23 @@
 
 import asyncio
 
-import pytest
-import requests
-
 from catalyst.simulator.admin.audit import audit
 from tests.simulator.served_exchange import ORDER, post_order, serve_exchange
+from tests.waiting import wait_until
 
 
 async def test_request_faults_drop_or_delay_an_order() -> None:
     """A hanging request places no order; a delayed one places it after the delay."""
     async with serve_exchange() as served:
         await served.post_admin("faults", kind="hang_before", method="POST", route="/v2/orders")
-        with pytest.raises(requests.exceptions.ReadTimeout):
-            await served.request("POST", "/v2/orders", json=ORDER, timeout=0.2)
+        hanging = await served.start_held_request("POST", "/v2/orders", json=ORDER)
+        assert await hanging.is_held()
         assert served.server.exchange.state.order_store.orders == {}
         rule = await served.post_admin(
             "faults", kind="slow_before", method="POST", route="/v2/orders", seconds=5
         )
         pending_request = asyncio.ensure_future(post_order(served))
-        while not served.server.exchange.state.faults.rules[rule["id"]].fired:  # noqa: ASYNC110 - a thread's request
-            await asyncio.sleep(0.001)
+        await wait_until(lambda: served.server.exchange.state.faults.rules[rule["id"]].fired)
         await served.advance(4)
         assert served.server.exchange.state.order_store.orders == {}
         await served.advance(1)

@@ -18,6 +18,7 @@ from catalyst.simulator.data_api.routes import ENTITLEMENTS, add_data_routes
 from catalyst.simulator.data_stream.server import DataStreams, add_data_streams
 from catalyst.simulator.market.bar_market import BarMarket
 from catalyst.simulator.recorded import market as recorded_market
+from tests.waiting import LIMIT_S
 
 with warnings.catch_warnings():
     # alpaca-py 0.44 imports websockets.legacy, which warns
@@ -82,7 +83,7 @@ class JsonSubscriber:
 
     async def receive(self) -> list[dict[str, Any]]:
         """Return the next frame."""
-        return await self.socket.receive_json(timeout=10)
+        return await self.socket.receive_json(timeout=LIMIT_S)
 
     async def request(self, **message: Any) -> list[dict[str, Any]]:
         """Send a message and return the response."""
@@ -247,12 +248,12 @@ async def test_data_stream_msgpack_times_are_timestamps(
             {"action": "auth", "key": "key", "secret": "secret"},
             {"action": "subscribe", "trades": ["ALFA"]},
         ):
-            await socket.receive_bytes(timeout=10)
+            await socket.receive_bytes(timeout=LIMIT_S)
             await socket.send_bytes(msgpack.packb(message))
-        reported = msgpack.unpackb(await socket.receive_bytes(timeout=10))
+        reported = msgpack.unpackb(await socket.receive_bytes(timeout=LIMIT_S))
         assert reported[0]["T"] == "subscription"
         await server.clock.advance(timedelta(seconds=5))
-        trade = msgpack.unpackb(await socket.receive_bytes(timeout=10))[0]
+        trade = msgpack.unpackb(await socket.receive_bytes(timeout=LIMIT_S))[0]
         assert isinstance(trade["t"], msgpack.Timestamp)
         assert trade["t"].to_datetime() == OPEN + timedelta(seconds=5)
 

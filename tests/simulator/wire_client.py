@@ -13,6 +13,7 @@ import orjson
 from catalyst.simulator.rules.orders import OrderType
 from tests.simulator.exchange_scenario import ExchangeScenario
 from tests.simulator.served_exchange import ServedExchange, serve_exchange, subscribed_socket
+from tests.waiting import wait_until
 
 type_row = dict[str, Any]
 
@@ -146,9 +147,7 @@ class WireClient:
 
     async def updates(self, row: type_row | None = None) -> list[type_row]:
         """Return the messages of those events."""
-        async with asyncio.timeout(10):
-            while len(self.received) < self.served.server.frames_sent:  # noqa: ASYNC110 - another task's list
-                await asyncio.sleep(0.001)
+        await wait_until(lambda: len(self.received) >= self.served.server.frames_sent)
         return [each for each in self.received if row is None or each["order"]["id"] == row["id"]]
 
     async def record_frames(self, frames: AsyncIterator[bytes]) -> None:

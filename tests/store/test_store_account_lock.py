@@ -7,6 +7,7 @@ import asyncpg
 from catalyst.store.account_lock import acquire_account_lock, lock_key
 from catalyst.store.notifications import listen
 from catalyst.store.pool import Store
+from tests.waiting import LIMIT_S
 
 
 async def _terminate_sessions(dsn: str, name: str) -> None:
@@ -39,7 +40,7 @@ async def test_account_lock_is_lost_with_its_connection(database: str):
     lock = await acquire_account_lock(database, "PA1")
     assert lock is not None
     await _terminate_sessions(database, "catalyst lock")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         await lock.lost.wait()
     assert not await lock.ping()
     successor = await acquire_account_lock(database, "PA1")
@@ -63,7 +64,7 @@ async def test_listener_receives_notifications_after_it_opened(store: Store):
     async with store.statement("other") as conn:
         await conn.execute("SELECT pg_notify('catalyst_answers', '1')")
         await conn.execute("SELECT pg_notify('catalyst_commands', '1')")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         await listener.notified.wait()
     assert not listener.lost.is_set()
     assert calls == [1]
@@ -76,7 +77,7 @@ async def test_lost_listener_connection_wakes_waiters(store: Store):
     calls: list[int] = []
     listener = await listen(store.dsn, "catalyst_commands", lambda: calls.append(1))
     await _terminate_sessions(store.dsn, "catalyst listen catalyst_commands")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         await listener.notified.wait()
     assert listener.lost.is_set()
     assert calls == [1]

@@ -11,6 +11,7 @@ from catalyst.domain.errors import CatalystError
 from catalyst.store import commands
 from catalyst.store.notifications import listen
 from catalyst.store.pool import Store, open_store
+from tests.waiting import LIMIT_S, pause
 
 
 async def _insert_command(store: Store, kind: str = "halt", **arguments: object) -> int:
@@ -27,7 +28,7 @@ async def test_command_notifies_daemon_on_commit(store: Store):
     """The notification arrives with the commit; the row has the request and its author."""
     listener = await listen(store.dsn, commands.COMMAND_CHANNEL)
     command_id = await _insert_command(store, "close", symbol="AAPL")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         await listener.notified.wait()
     command = await _take_command(store)
     assert command is not None
@@ -67,7 +68,7 @@ async def test_command_wait_times_out_by_store_clock(store: Store, clock):
     waiting = asyncio.create_task(commands.wait(store, command_id, max_wait=timedelta(seconds=10)))
     while not waiting.done():
         await clock.advance(timedelta(seconds=1))
-        await asyncio.sleep(0.01)
+        await pause()
     assert not (await waiting).answered
 
 

@@ -5,7 +5,7 @@ The clock is manual: time stands still until the test advances it, and sockets a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -342,13 +342,6 @@ class Scenario:
             self.conn, await self.admin("logs"), await self.admin("audit"), exit_crossed_zero=crossed_zero
         )
         await assert_journal_leads_to_state(self.conn)
-
-
-async def wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
-    """Wait in real time until the condition is true; raise TimeoutError after `seconds`."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the other side is a socket, not an event of ours
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

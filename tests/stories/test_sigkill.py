@@ -1,11 +1,11 @@
-"""SIGKILL of the real daemon process directly after the exchange accepted its entry."""
+"""SIGKILL of the real daemon process after the exchange accepted its entry and before the daemon knows it."""
 
 import asyncio
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import yaml
 
 from catalyst.clock import ScaledClock
 from tests.audit import assert_journal_leads_to_state, assert_ledger_equals_exchange, assert_nothing_open
+from tests.stories.order_gate import open_order_gate
+from tests.waiting import pause
 
 SPEED = 240.0
 HOLD_SPEED = 20.0
@@ -23,19 +25,17 @@ HOLD_SPEED = 20.0
 async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: str, tmp_path: Path) -> None:
     """After a SIGKILL between acceptance and response, the next start adopts and protects the order, sends no
     second one, and the day ends flat and equal to the exchange."""
-    async with exchange(tmp_path) as (url, clock):
-        environment = _environment(tmp_path, url, database)
-        await _admin(url, "faults", {"kind": "hang", "method": "POST", "route": "/v2/orders"})
-        await _admin(
-            url, "faults", {"kind": "stream_drop", "count": 0}
-        )  # the stream does not report it either
+    async with exchange(tmp_path) as (url, clock), open_order_gate(url) as gate, AsyncExitStack() as stack:
+        environment = _environment(tmp_path, gate.url, database)
         first = await _daemon(environment, tmp_path, "first.log")
-        await _wait_until(lambda: _fired_faults(url), first, tmp_path / "first.log")
+        stack.push_async_callback(_kill, first)
+        await _wait_until(lambda: _is_set(gate.order_accepted), first, tmp_path / "first.log")
         first.send_signal(signal.SIGKILL)
         await first.wait()
-        await _clear_faults(url)
-        # A process takes seconds to start; a slow clock keeps the downtime below minutes.
-        ScaledClock(clock, drive=True, speed=HOLD_SPEED)
+        gate.open()
+        ScaledClock(
+            clock, drive=True, speed=0.0
+        )  # market time stands still until the second daemon drives it
 
         logs = await _admin(url, "logs?method=POST&path=/v2/orders")
         symbol, cid = logs["requests"][0]["symbol"], logs["requests"][0]["client_order_id"]
@@ -46,7 +46,8 @@ async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: s
         assert legs == 0, "the response was applied: the kill came too late to prove anything"
 
         second = await _daemon(environment, tmp_path, "second.log")
-        assert await asyncio.wait_for(second.wait(), 600) == 0, _tail(tmp_path / "second.log")
+        stack.push_async_callback(_kill, second)
+        assert await second.wait() == 0, _tail(tmp_path / "second.log")
 
         adopted = await conn.fetchrow(
             "SELECT status, alpaca_order_id, position_id, attempts FROM orders WHERE client_order_id = $1",
@@ -124,6 +125,13 @@ async def _daemon(environment: dict[str, str], folder: Path, log: str) -> asynci
         )  # fmt: skip
 
 
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the process unless it has ended."""
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
 async def _admin(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Send GET (without a body) or POST to the exchange's admin API; return the JSON response."""
     async with aiohttp.ClientSession() as http:
@@ -135,15 +143,9 @@ async def _admin(url: str, path: str, body: dict[str, Any] | None = None) -> Any
             return await answer.json()
 
 
-async def _clear_faults(url: str) -> None:
-    """Remove every fault rule of the exchange."""
-    async with aiohttp.ClientSession() as http, http.delete(f"{url}/admin/faults") as answer:
-        assert answer.status == 200
-
-
-async def _fired_faults(url: str) -> bool:
-    """Return true when the fault `hang` was applied."""
-    return any(fault["fired"] for fault in await _admin(url, "faults") if fault["kind"] == "hang")
+async def _is_set(event: asyncio.Event) -> bool:
+    """Return true when the event is set."""
+    return event.is_set()
 
 
 async def _is_file(path: Path) -> bool:
@@ -153,10 +155,9 @@ async def _is_file(path: Path) -> bool:
 
 async def _wait_until(condition: Any, process: asyncio.subprocess.Process, log: Path) -> None:
     """Wait until the condition of another process is true; fail with its log when the process ends."""
-    async with asyncio.timeout(600):  # an upper bound; a process that ended fails at once
-        while not await condition():
-            assert process.returncode is None, _tail(log)
-            await asyncio.sleep(0.02)
+    while not await condition():
+        assert process.returncode is None, _tail(log)
+        await pause()
 
 
 def _tail(log: Path) -> str:

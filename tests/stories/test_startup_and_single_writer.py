@@ -21,7 +21,8 @@ from catalyst.daemon.trading_state.host_lock import HostLock
 from catalyst.domain.errors import AnotherDaemonRunning, BrokerUnavailable, ConfigInvalid, DatabaseReplaced
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Purpose
-from tests.stories.scenario import ENTRY, Scenario, open_scenario, wait_until
+from tests.stories.scenario import ENTRY, Scenario, open_scenario
+from tests.waiting import wait_until
 
 
 async def first_occurrences(scenario: Scenario, *names: str) -> list[str]:

@@ -3,7 +3,8 @@
 import pytest
 
 from catalyst.broker.port import StreamState
-from tests.stories.scenario import ENTRY, Scenario, open_scenario, wait_until
+from tests.stories.scenario import ENTRY, Scenario, open_scenario
+from tests.waiting import wait_until
 
 
 async def trade_to_target(scenario: Scenario) -> None:

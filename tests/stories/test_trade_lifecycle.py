@@ -6,7 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from tests.stories.scenario import open_scenario, wait_until
+from tests.stories.scenario import open_scenario
+from tests.waiting import wait_until
 
 ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 

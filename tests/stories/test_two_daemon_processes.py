@@ -1,14 +1,16 @@
 """Two daemon processes on one account: the second one exits, and a stopped one exits when it finds itself
 replaced."""
 
-import asyncio
 import signal
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from catalyst.clock import StallTimer
+from catalyst.daemon.trading_state.account_lease import MAX_UNCONFIRMED_S
 from tests.stories.test_sigkill import _admin, _daemon, _environment, _tail, _wait_until, exchange
+from tests.waiting import wait_until
 
 
 @pytest.mark.promise("F092")
@@ -36,12 +38,14 @@ async def test_stopped_daemon_sends_nothing_after_being_replaced(database: str, 
                 # Start again like a service manager: a busy exchange may respond slowly.
                 for _ in range(3):
                     second = await _daemon(environment, tmp_path, name)
-                    if await asyncio.wait_for(second.wait(), 120) != 1:
+                    if await second.wait() != 1:
                         break
                 assert second.returncode == 75, _tail(tmp_path / name)
                 assert await _log_contains(tmp_path / name, message), _tail(tmp_path / name)
 
             first.send_signal(signal.SIGSTOP)
+            await wait_until(lambda: _is_stopped(first.pid))
+            stopped = StallTimer()
             conn = await asyncpg.connect(database)
             await conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -55,9 +59,10 @@ async def test_stopped_daemon_sends_nothing_after_being_replaced(database: str, 
             )
             epoch = await conn.fetchval("SELECT epoch FROM daemon")
             assert epoch == 2
-            await asyncio.sleep(5.5)  # longer than a lease stays valid without a check
+            # So long that the lease is no longer valid without a check; the start above took most of it.
+            await wait_until(lambda: stopped.seconds > MAX_UNCONFIRMED_S)
             first.send_signal(signal.SIGCONT)
-            assert await asyncio.wait_for(first.wait(), 60) == 75, _tail(tmp_path / "first.log")
+            assert await first.wait() == 75, _tail(tmp_path / "first.log")
             assert await _log_contains(tmp_path / "first.log", "has taken over from 1"), _tail(
                 tmp_path / "first.log"
             )
@@ -66,13 +71,18 @@ async def test_stopped_daemon_sends_nothing_after_being_replaced(database: str, 
             assert [request for request in requests if request["method"] in ("POST", "DELETE")] == []
             await conn.close()
             replacement.send_signal(signal.SIGUSR1)
-            assert await asyncio.wait_for(replacement.wait(), 60) == 0, _tail(tmp_path / "next.log")
+            assert await replacement.wait() == 0, _tail(tmp_path / "next.log")
         finally:
             for process in (first, replacement):
                 if process is not None and process.returncode is None:
                     process.send_signal(signal.SIGCONT)
                     process.kill()
                     await process.wait()
+
+
+def _is_stopped(pid: int) -> bool:
+    """Return true when a signal has stopped the process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 async def _log_contains(log: Path, text: str) -> bool:

@@ -13,6 +13,9 @@ log = structlog.get_logger()
 
 DATABASE: Final = "database"  # reason during a database outage; a successful reconciliation removes it
 SAFE_MODE: Final = "safe"  # reason and latch when an invariant fails
+MAX_REASON_CHARS: Final = (
+    1_000  # of a failed invariant: the latch, alerts and messages repeat it, the log has all
+)
 DISCREPANCIES: Final = "discrepancies"  # keeps a closed gate closed until a reconciliation is clean
 
 
@@ -49,6 +52,7 @@ class EntryGate:
         if invariant in self.failed_invariants:
             return
         first = not self.failed_invariants
+        why = why[:MAX_REASON_CHARS]
         self.failed_invariants[invariant] = why
         self.reasons[SAFE_MODE] = safe_mode_reason(self.failed_invariants)
         self.latch_pending.set()
