@@ -34,7 +34,7 @@ def fixed_latencies() -> ExchangeSettings:
 class ExchangeScenario:
     """An exchange over a manual feed at 11:00, with AAPL at 100, MSFT at 300, TSLA at 200.
 
-    A scenario with fault rules is the context of a `with` statement: at its end every rule must have fired.
+    A scenario with fault rules is the context of a `with` statement: when that ends every rule must have fired.
     """
 
     def __init__(

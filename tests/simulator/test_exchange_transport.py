@@ -109,7 +109,7 @@ async def serve_silent_rules() -> None:
 
 
 async def test_silent_fault_rule_fails_its_test() -> None:
-    """A served exchange fails at its end when a rule never fired, also a removed one, unless the test says why it
+    """When a served exchange ends it fails if a rule never fired, also a removed one, unless the test says why it
     may stay silent."""
     with pytest.raises(AssertionError, match=r"never fired: drop route=/v2/nowhere nth=1 matched=0$"):
         await serve_silent_rules()
