@@ -3,7 +3,7 @@
 Runs the scenario tests' setup: the real daemon, a real PostgreSQL and the exchange over the wire, on a clock that
 stands still while an effect is in flight. So the figures count waits, polls and retries, which dominate, and not the
 milliseconds of the work itself; the broker's responses take no time. 30 % errors: a seed selects the requests that are
-rejected, cut before or after they took effect, or answered with 503 although they took effect.
+rejected, cut before or after they took effect, or answered with a 5xx although they took effect.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +21,8 @@ import structlog
 from benchmarks._floor import Row, database_server, percentile
 from catalyst import embedded
 from catalyst.daemon.shutdown import ExitCode
-from catalyst.simulator.faults.rules import Fault, FaultKind, FaultRules
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.faults.schedule import FaultSchedule
 from catalyst.store import migrate
 from tests.dbfaults.proxied_scenario import open_proxied_scenario, submit_entry
 from tests.simulator.manual_feed import asset
@@ -32,33 +32,12 @@ SEEDS = int(os.environ.get("SEEDS", "4"))
 RATE = 0.3
 NOT_PROVEN: Counter[str] = Counter()
 ERRORS = (FaultKind.STATUS_BEFORE, FaultKind.DROP_BEFORE, FaultKind.DROP, FaultKind.STATUS)
-FAULTS_BEFORE_EFFECT = {FaultKind.STATUS_BEFORE, FaultKind.DROP_BEFORE}
 SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN", "TSLA", "META", "GOOG", "AMD", "INTC", "NFLX")
 
 
-@dataclass
-class RandomFaults(FaultRules):
-    """Fault rules by which every request fails with a fixed probability, from a seeded random source."""
-
-    random_source: random.Random = field(default_factory=random.Random)
-    rate: float = RATE
-    injected: int = 0
-
-    def __post_init__(self) -> None:
-        FaultRules.__init__(self)
-
-    def fire_matching(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
-        """Fire at random. The exchange calls this before and after a request takes effect: half of the rate each."""
-        possible = [kind for kind in ERRORS if kind in kinds]
-        probability = self.rate / 2 if set(possible) & FAULTS_BEFORE_EFFECT else self.rate / (2 - self.rate)
-        if (
-            possible
-            and str(facts.get("route", "")).startswith("/v2/")
-            and self.random_source.random() < probability
-        ):
-            self.injected += 1
-            return Fault(kind=self.random_source.choice(possible), status=503)
-        return super().fire_matching(*kinds, **facts)
+def random_errors(seed: int, rate: float) -> FaultSchedule:
+    """Return a schedule by which a request fails at `rate`, at equal shares before and after it takes effect."""
+    return FaultSchedule(seed, dict.fromkeys(ERRORS, 1 - (1 - rate) ** (1 / len(ERRORS))))
 
 
 def run() -> list[Row]:
@@ -132,12 +111,12 @@ async def measure_flatten(dsn: str, positions: int, seed: int, rate: float) -> f
             await scenario.submit_entry(symbol, 20, **ENTRY)
         await scenario.advance(seconds=10)
         assert all(scenario.held_qty(symbol) == 20 for symbol in SYMBOLS[:positions])
-        scenario.server.exchange.state.faults = RandomFaults(random.Random(seed), rate)
+        scenario.server.exchange.state.faults.add_schedule(random_errors(seed, rate))
         started = scenario.clock.now()
         scenario.stop.request("SIGTERM", flatten=True)
         code = await scenario.wait_for_exit(step=0.25)
         seconds = (scenario.clock.now() - started).total_seconds()
-        scenario.server.exchange.state.faults = FaultRules()
+        await scenario.clear_faults()
         assert not any(scenario.held_qty(symbol) for symbol in SYMBOLS[:positions])
         assert rate or code is ExitCode.FLAT, code
         await scenario.assert_consistent()

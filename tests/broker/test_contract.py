@@ -135,7 +135,8 @@ async def sim() -> AsyncIterator[SimulatedVenue]:
         async def advance(seconds: float) -> None:
             await clock.advance(timedelta(seconds=seconds))
 
-        yield SimulatedVenue(broker, clock, advance, "cat", scenario, server, malformed)
+        with scenario:
+            yield SimulatedVenue(broker, clock, advance, "cat", scenario, server, malformed)
         await broker.close()
 
 

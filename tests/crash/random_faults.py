@@ -44,6 +44,15 @@ EXCLUDED_KINDS: Final = frozenset(
         FaultKind.SLOW_BEFORE,
     }
 )
+# Kinds with few occasions: the scenarios that have some. Their rates are high, or no seed would reach them.
+SCENARIOS_OF_RARE_KINDS: Final[dict[FaultKind, tuple[str, ...]]] = {
+    FaultKind.GAP: ("bracket_loss", "daily_loss", "stop_replaced"),
+    FaultKind.NO_TRIGGER: ("bracket_loss", "daily_loss", "stop_replaced"),
+    FaultKind.STOP_REPLACED: ("bracket_loss", "daily_loss"),
+    FaultKind.REPLACE_REJECT: ("daily_loss", "end_of_day", "sigterm"),
+    FaultKind.STREAM_SECOND: tuple(sorted(SCENARIOS)),
+}
+RARE_KIND_RATES: Final = (0.4, 0.7)
 FAULT_KINDS: Final = tuple(kind for kind in FaultKind if kind not in EXCLUDED_KINDS)
 
 
@@ -66,7 +75,13 @@ class RandomFaultRun:
             for _ in range(draw.randint(0, 2))
         ]
         rates = {kind: draw.choice(FAULT_RATES) for kind in kinds}
-        return cls(seed, draw.choice(sorted(SCENARIOS)), tuple(crash_points), FaultSchedule(seed, rates))
+        scenario = draw.choice(sorted(SCENARIOS))
+        for kind in [kind for kind in kinds if kind in SCENARIOS_OF_RARE_KINDS]:
+            rates[kind] = draw.choice(RARE_KIND_RATES)
+            scenario = draw.choice(SCENARIOS_OF_RARE_KINDS[kind])
+        if FaultKind.REPLACE_REJECT in rates:
+            rates[FaultKind.CANCEL_REJECT] = 1.0  # an exit replaces its target when its cancels are rejected
+        return cls(seed, scenario, tuple(crash_points), FaultSchedule(seed, rates))
 
     def __str__(self) -> str:
         faults = ", ".join(f"{kind} {rate}" for kind, rate in self.schedule.rates.items())

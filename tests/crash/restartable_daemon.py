@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
+import aiohttp
 import asyncpg
 
 from catalyst.broker.port import StreamState
@@ -30,6 +31,7 @@ from catalyst.domain.errors import UserError
 from catalyst.domain.fault_points import Moment
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.settings import ExchangeSettings
+from catalyst.simulator.market.overrides import OverriddenMarket
 from catalyst.simulator.server import run_server
 from catalyst.store.pool import Store
 from tests.simulator.manual_feed import at
@@ -144,6 +146,7 @@ class CrashHarness(Scenario):
     _restart_at: datetime | None = None  # when the next daemon starts
     _run_count: int = 0
     _recovery_start: tuple[datetime, float] | None = None
+    _other_client: "aiohttp.ClientWebSocketResponse | None" = None
 
     # -- steps
 
@@ -285,10 +288,24 @@ class CrashHarness(Scenario):
             assert time.monotonic() - began < LIMIT_S, f"tasks do not end: {pending}"
         for task in daemon_run.tasks:
             task.cancelled() or task.exception()
-        while await self.conn.fetchval(_TERMINATE_BACKENDS) or self.server.streams.connection_count:
+        others = int(self._other_client is not None and not self._other_client.closed)
+        while await self.conn.fetchval(_TERMINATE_BACKENDS) or self.server.streams.connection_count > others:
             await pause()
             assert time.monotonic() - began < LIMIT_S, "connections do not end"
         self._frames_of_past_runs = self.server.frames_sent
+
+    @asynccontextmanager
+    async def other_stream_client(self) -> AsyncIterator[None]:
+        """Keep a second connection to the trade_updates stream open; it subscribes to nothing."""
+        async with aiohttp.ClientSession() as http, http.ws_connect(f"{self.server.url}/stream") as socket:
+            self._other_client = socket
+            reader = asyncio.ensure_future(socket.receive())  # it notices when the exchange closes the socket
+            try:
+                yield
+            finally:
+                self._other_client = None
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
 
     # -- orders
 
@@ -346,7 +363,8 @@ async def open_crash_harness(
 ) -> AsyncIterator[CrashHarness]:
     """Open a harness at 10:16 on a quiet Monday; no daemon is started."""
     clock = ManualClock(at(now))
-    market = ScenarioMarket()
+    feed = ScenarioMarket()
+    market = OverriddenMarket(feed)  # a gap fault moves it
     exchange = Exchange(market, clock.now(), settings=exchange_settings)
     loop = asyncio.get_running_loop()
     loop.set_task_factory(_create_task)
@@ -357,7 +375,7 @@ async def open_crash_harness(
             all_sections = {"database": {"data_dir": f"{folder}/pg"}, **(sections or {})}
             settings = settings_for(server.url, **all_sections)
             harness = CrashHarness(
-                clock, market, server, dsn, settings, conn,
+                clock, feed, server, dsn, settings, conn,
                 crash_points=list(crash_points or []), downtime=timedelta(seconds=downtime),
             )  # fmt: skip
             clock.advance_only_when(harness.all_frames_applied)

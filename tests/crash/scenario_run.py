@@ -4,22 +4,26 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
 from catalyst.daemon.shutdown import ExitCode
+from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.faults.schedule import FaultSchedule
 from tests.crash.checks import find_problems, find_restart_changes, longest_unprotected_seconds
 from tests.crash.restartable_daemon import _DAEMON_RUN, ANY_STEP, CrashHarness, CrashPoint, open_crash_harness
 from tests.crash.scenarios import CrashScenario
+from tests.fault_rules import silent_rules
 
 # Seconds of market time until a scenario has settled: more than one full reconciliation.
 SETTLE_SECONDS = 65.0
 # After random faults also unknown outcomes must be resolved and entries allowed again.
 SETTLE_SECONDS_AFTER_FAULTS = 130.0
+# An exit moves its target only after several of its cancels were rejected.
+REPLACEMENT_SECONDS = 20.0
 
 
 @dataclass
@@ -36,6 +40,7 @@ class RunOutcome:
     log_lines: list[str] = field(default_factory=list)
     seed: int | None = None  # of the random faults, if any
     fired: dict[str, int] = field(default_factory=dict)  # how often each fault kind was applied
+    silent_rules: list[str] = field(default_factory=list)  # fault rules of the scenario that never fired
 
     @property
     def passed(self) -> bool:
@@ -77,6 +82,8 @@ async def run(
 
     With `faults` the exchange fails by that schedule until the scenario has been played. The faults may
     interrupt the scenario; the run passes when everything is right after they end.
+
+    Without crashes and `faults`, every fault rule of the scenario must fire.
     """
     outcome = RunOutcome(scenario.name, tuple(crash_points), seed=faults.seed if faults else None)
     with _logging_to(log := LogCapture()):
@@ -110,7 +117,10 @@ async def _play_and_check(
         await (scenario.play(harness) if faults is None else _play_with_faults(harness, scenario, faults))
     finally:
         outcome.steps = tuple(harness.steps)
-        outcome.fired = {kind: n for kind, n in harness.server.exchange.state.faults.fired.items() if n}
+        rules = harness.server.exchange.state.faults
+        outcome.fired, outcome.silent_rules = rules.fired, silent_rules(rules)
+    if not outcome.crash_points and faults is None:
+        outcome.problems += [f"the fault rule never fired: {rule}" for rule in outcome.silent_rules]
     harness.counting = bool(harness.crash_points)
     await harness.wait_until_ready(or_stopped=True)
     if faults is None:
@@ -134,8 +144,14 @@ async def _play_and_check(
 async def _play_with_faults(harness: CrashHarness, scenario: CrashScenario, faults: FaultSchedule) -> None:
     """Play the scenario with faults as far as it goes, then remove the faults and the crash points left."""
     harness.server.exchange.state.faults.add_schedule(faults)
-    with suppress(AssertionError, TimeoutError):  # a fault may take away what the scenario waits for
-        await scenario.play(harness)
+    async with AsyncExitStack() as stack:
+        if FaultKind.STREAM_SECOND in faults.rates:
+            harness.server.exchange.state.settings.one_stream = False  # the fault decides, not the setting
+            await stack.enter_async_context(harness.other_stream_client())
+        with suppress(AssertionError, TimeoutError):  # a fault may take away what the scenario waits for
+            await scenario.play(harness)
+            if FaultKind.REPLACE_REJECT in faults.rates:
+                await harness.advance(seconds=REPLACEMENT_SECONDS)
     harness.server.exchange.state.faults.remove()
     harness.crash_points.clear()
     if harness.exit_codes and harness.exit_codes[-1] is ExitCode.NOT_FLAT:

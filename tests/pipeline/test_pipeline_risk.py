@@ -5,7 +5,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sample_frames import CFG, DAY, SESSION, candidates, candles, new_york
 
@@ -223,6 +223,7 @@ def test_position_size_is_risk_over_stop_distance_within_caps():
     volume=st.integers(0, 2_000_000),
     short=st.booleans(),
 )
+@example(price=D(50), away=D(2), equity=100_000, power=200_000, volume=1_000_000, short=False)
 def test_approved_trade_stays_within_every_limit(price, away, equity, power, volume, short):
     """For any account and price, an approved trade has at least one share and every dollar amount within its
     limit."""

@@ -3,7 +3,7 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sample_frames import CFG, SESSION, assets, daily_references, listed, new_york, snapshot, snapshots
 
@@ -202,6 +202,7 @@ BAD_VALUES = st.sampled_from([NAN, 0.0, -1.0, 1e-12, 1e12, float("inf"), float("
     ),
     shorts=st.booleans(),
 )
+@example(shot={}, yard={}, times={}, shorts=False)
 def test_scan_never_ranks_a_row_with_nan(shot, yard, times, shorts):
     """For any missing, zero, negative or infinite input, a remaining row has finite numbers and a refused row
     a reason."""

@@ -33,13 +33,26 @@ def daily_bars(symbol: str, path: list[float]) -> pd.DataFrame:
 
 
 def run_technical(
-    bars: pd.DataFrame, daily: pd.DataFrame, *symbols: str, minutes: int = 5, now=None, **columns: object
+    bars: pd.DataFrame,
+    daily: pd.DataFrame,
+    *symbols: str,
+    minutes: int = 5,
+    now=None,
+    cfg=None,
+    **columns: object,
 ):
     names = symbols or ("X",)
+    settings_of_stage = CFG.technical if cfg is None else cfg
     facts: dict[str, object] = {"side": "long", "pattern_confidence": 0.6, "price": bars["close"].iloc[-1]}
     frame = candidates(*names, **(facts | columns))
     return technical(
-        frame, bars, daily, SESSION, now or instant_after(bars, minutes), CFG.technical, bar_minutes=minutes
+        frame,
+        bars,
+        daily,
+        SESSION,
+        now or instant_after(bars, minutes),
+        settings_of_stage,
+        bar_minutes=minutes,
     )
 
 
@@ -155,17 +168,20 @@ def test_technical_stage_ignores_unfinished_bars_and_todays_daily_bar(finished: 
 
 
 def test_technical_uses_only_finished_quarter_hour_bars():
-    """Only finished quarter-hour bars are used: at 12:44 the bar from 12:30 is not."""
-    bars = candles("X", list(50 + np.sin(np.arange(39) / 3)))
-    early = run_technical(bars, daily_bars("X", RISING_DAYS), now=new_york(12, 44), price=50.0).loc["X"]
-    flipped = bars.copy()
-    flipped.loc[36:37, "close"] = flipped.loc[36:37, "low"]
-    assert (
-        early["votes"]
-        == run_technical(flipped, daily_bars("X", RISING_DAYS), now=new_york(12, 44), price=50.0).loc[
-            "X", "votes"
+    """Only finished quarter-hour bars vote: at 15:44 the bar from 15:30 does not, at 15:45 it does."""
+    bars = candles("X", list(50 + np.sin(np.arange(75) / 3)))
+    fallen = bars.copy()
+    fallen.loc[72:73, ["close", "low"]] -= 1  # 15:30 to 15:40
+    cfg = CFG.technical.model_copy(update={"weight_intraday": 0.0})  # the five-minute bars have no weight
+
+    def agreement(of: pd.DataFrame, minute: int) -> float:
+        now = new_york(15, minute)
+        return run_technical(of, daily_bars("X", RISING_DAYS), now=now, cfg=cfg, price=50.0).loc[
+            "X", "agreement"
         ]
-    )
+
+    assert agreement(fallen, 44) == agreement(bars, 44)
+    assert agreement(fallen, 45) != agreement(bars, 45)
 
 
 def test_technical_values_are_independent_of_other_symbols():

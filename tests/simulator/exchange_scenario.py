@@ -2,6 +2,8 @@
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from types import TracebackType
+from typing import Self
 
 from catalyst.simulator.admin.audit import audit
 from catalyst.simulator.exchange.exchange import Exchange
@@ -11,6 +13,7 @@ from catalyst.simulator.faults.rules import Fault, FaultKind
 from catalyst.simulator.rules.orders import Order, OrderRole
 from catalyst.simulator.rules.wire_format import ApiError
 from catalyst.simulator.trading_api.order_parsing import parse_replace_request, parse_submit_request
+from tests.fault_rules import assert_every_rule_fired
 from tests.simulator.manual_feed import ManualFeed, at
 
 
@@ -29,7 +32,10 @@ def fixed_latencies() -> ExchangeSettings:
 
 
 class ExchangeScenario:
-    """An exchange over a manual feed at 11:00, with AAPL at 100, MSFT at 300, TSLA at 200."""
+    """An exchange over a manual feed at 11:00, with AAPL at 100, MSFT at 300, TSLA at 200.
+
+    A scenario with fault rules is the context of a `with` statement: when that ends every rule must have fired.
+    """
 
     def __init__(
         self, start: datetime | None = None, switches: ExchangeSettings | None = None, **terms: object
@@ -41,6 +47,18 @@ class ExchangeScenario:
         for symbol in ("NOSH", "WHOL", "DEAD"):
             self.feed.add_trade(symbol, start - timedelta(days=3), "10")
         self.exchange = Exchange(self.feed, start, settings=switches or fixed_latencies(), **terms)  # type: ignore[arg-type]
+        self.reasons_of_silence: dict[str, str] = {}  # of fault rules, by id
+        self._checks_rules = False
+
+    def __enter__(self) -> Self:
+        self._checks_rules = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            assert_every_rule_fired(self.exchange.state.faults, self.reasons_of_silence)
 
     @property
     def now(self) -> datetime:
@@ -86,6 +104,9 @@ class ExchangeScenario:
         return next(leg for leg in self.exchange.state.order_store.legs(order) if leg.role is role)
 
     def add_fault(self, kind: FaultKind, **rule: object) -> Fault:
+        assert self._checks_rules, (
+            "write `with ExchangeScenario() as scenario`: its end checks the fault rules"
+        )
         return self.exchange.state.faults.add(Fault(kind=kind, **rule))  # type: ignore[arg-type]
 
     def events(self, order: Order | None = None) -> list[str]:

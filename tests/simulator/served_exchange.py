@@ -59,10 +59,15 @@ class ServedExchange:
         await wait_until(lambda: response.done() or any(entry.fault for entry in list(log)[seen:]))
         return HeldRequest(self, response)
 
-    async def post_admin(self, path: str, **body: Any) -> Any:
+    async def post_admin(self, path: str, *, may_stay_silent: str = "", **body: Any) -> Any:
+        """Send a POST to the admin API. A fault rule must fire before the exchange ends, unless `may_stay_silent`
+        says why it need not."""
         response = await self.request("POST", f"/admin/{path}", json=body)
         assert response.status_code == 200, response.text
-        return response.json()
+        added = response.json()
+        if may_stay_silent:
+            self.scenario.reasons_of_silence[added["id"]] = may_stay_silent
+        return added
 
     async def advance(self, seconds: float = 1.0) -> None:
         """Publish changes the test made directly in the scenario, then advance the market time."""
@@ -122,7 +127,8 @@ async def serve_exchange(
     market: Market | None = None,
     **terms: Any,
 ) -> AsyncIterator[ServedExchange]:
-    """Serve a scenario; with a `market`, serve its data API and streams too."""
+    """Serve a scenario; with a `market`, serve its data API and streams too. At the end every fault rule must
+    have fired."""
     scenario = scenario or ExchangeScenario(**terms)
     journal = None
     if state is not None:
@@ -132,7 +138,8 @@ async def serve_exchange(
     async with run_server(scenario.exchange, clock, market=market, journal=journal) as server:
         served = ServedExchange(scenario, clock, server)
         try:
-            yield served
+            with scenario:
+                yield served
         finally:
             served.close()
 

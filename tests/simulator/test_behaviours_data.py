@@ -274,7 +274,7 @@ async def test_data_stream_disconnects_a_slow_client_with_407(feed: DataFeedServ
             async for frame in client:
                 received += orjson.loads(frame)
         assert received[-1] == {"T": "error", "code": 407, "msg": "slow client"}
-        assert all(each["T"] in "tq" for each in received[:-1])
+        assert {each["T"] for each in received[:-1]} == {"t", "q"}
     async with feed.connect() as other:  # the connection no longer counts
         assert (await other.request(action="subscribe", bars=["ALFA"]))[0]["bars"] == ["ALFA"]
 
@@ -462,10 +462,22 @@ async def test_alpaca_py_receives_every_data_stream_channel(feed: DataFeedServer
 @pytest.mark.promise("B44")
 async def test_news_stream_sends_an_article_once_when_published(feed: DataFeedServer) -> None:
     """A subscriber of the symbol or of all symbols receives an article once, at its publication time."""
-    async with feed.connect(source="v1beta1/news") as subscriber:
+    await feed.post_admin("data", connection_limit=3)
+    async with (
+        feed.connect(source="v1beta1/news") as subscriber,
+        feed.connect(source="v1beta1/news") as reader_of_all,
+        feed.connect(source="v1beta1/news") as other_reader,
+    ):
         await subscriber.request(action="subscribe", news=["ALFA"])
-        await feed.advance(240)
+        await reader_of_all.request(action="subscribe", news=["*"])
+        await other_reader.request(action="subscribe", news=["BETA"])
+        await feed.advance(239)
+        assert feed.streams.frames_sent == 0
+        await feed.advance(1)
         (article,) = await subscriber.receive()
+        assert await reader_of_all.receive() == [article]
+        await feed.advance(600)
+        assert feed.streams.frames_sent == 2
         assert set(article) == {"T", "id", "headline", "summary", "author", "created_at", "updated_at", "url"} | {
             "content", "symbols", "source"
         }  # fmt: skip
@@ -605,6 +617,17 @@ async def test_history_pages_add_up_to_the_whole(feed: DataFeedServer, what: str
         assert len({row["i"] for row in pages["ALFA"]}) == len(pages["ALFA"]) == 28
 
 
+MINUTES_OF_UNIT = {"Min": 1, "Hour": 60}
+
+
+def finished_minutes(length: int, start: datetime, *, traded_minutes: int) -> int:
+    """Return how many minutes from `start` on are in finished bars of `length` minutes, counted from the epoch."""
+    first = int(start.timestamp()) // 60
+    return sum(
+        (first + n) // length * length + length <= first + traded_minutes for n in range(traded_minutes)
+    )
+
+
 @pytest.mark.promise("B45")
 async def test_data_api_serves_every_documented_timeframe(feed: DataFeedServer) -> None:
     """Minutes, hours, days, weeks and months work under both of their names; a longer bar is the sum of
@@ -622,8 +645,12 @@ async def test_data_api_serves_every_documented_timeframe(feed: DataFeedServer) 
     for unit, counts in units.items():
         for count in counts:
             _, body = await feed.get("/v2/stocks/BETA/bars", timeframe=f"{count}{unit}", **span)
-            assert body["bars"] or (unit, count > 1) == ("Hour", True), (unit, count)
             volumes[f"{count}{unit}"] = sum(bar["v"] for bar in body["bars"])
+            if unit in MINUTES_OF_UNIT:
+                minutes = finished_minutes(count * MINUTES_OF_UNIT[unit], OPEN, traded_minutes=60)
+                assert volumes[f"{count}{unit}"] == minutes * 2400, (unit, count)
+            else:
+                assert body["bars"], (unit, count)
     for short, unit in {"15T": "15Min", "1H": "1Hour", "1D": "1Day", "1W": "1Week", "3M": "3Month"}.items():
         both = [(await feed.get("/v2/stocks/BETA/bars", timeframe=text, **span))[1] for text in (unit, short)]
         assert both[0] == both[1]

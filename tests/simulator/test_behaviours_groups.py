@@ -329,10 +329,12 @@ async def test_triggered_stop_may_fill_as_a_replacement_order(by_setting: bool) 
 
 
 @pytest.mark.promise("B27")
-@pytest.mark.parametrize("price", ["111", "94"])
-async def test_double_exit_fault_fills_both_exits(price: str) -> None:
-    """The position flips and the audit reports an exit across zero; a bracket without the fault does not
-    flip."""
+@pytest.mark.parametrize(
+    ("price", "second_legs"), [("111", ("filled", "canceled")), ("94", ("replaced", "filled"))]
+)
+async def test_double_exit_fault_fills_both_exits(price: str, second_legs: tuple[str, str]) -> None:
+    """The position flips and the audit reports an exit across zero. A bracket in another symbol, and one after
+    the rule has fired its count, do not flip."""
     async with wire_client() as c:
         await c.add_fault("double_exit", symbol="AAPL")
         order = await c.submit_bracket(100)
@@ -342,9 +344,19 @@ async def test_double_exit_fault_fills_both_exits(price: str) -> None:
         await c.print_trade("331", "MSFT")
         assert await c.leg_statuses(order) == ("filled", "filled")
         assert (await c.position_qty(), await c.position_qty("MSFT")) == ("-100", "0")
-        assert (await c.leg_statuses(unaffected))[1] != "filled"
-        problems = (await c.get("/admin/audit"))["problems"]
-        assert any("across zero" in problem for problem in problems)
+        await c.advance()
+        assert await c.leg_statuses(unaffected) == ("filled", "canceled")
+        (problem,) = (await c.get("/admin/audit"))["problems"]
+        assert "across zero" in problem
+        await c.print_trade("100")
+        assert await c.submit("buy", 100)  # covers the short position
+        await c.advance()
+        second = await c.submit_bracket(100)
+        await c.advance()
+        await c.print_trade(price)
+        await c.advance()
+        assert await c.leg_statuses(second) == second_legs
+        assert await c.position_qty() == "0"
 
 
 @pytest.mark.promise("B28")

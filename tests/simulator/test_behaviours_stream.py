@@ -171,6 +171,35 @@ async def test_stream_faults_drop_duplicate_reorder_change_or_delay_messages(
 
 
 @pytest.mark.promise("B42")
+async def test_stream_fault_matches_the_side_of_its_order() -> None:
+    """A rule with a side drops the messages of that side and no other."""
+    async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        rule = await served.post_admin("faults", kind="stream_drop", side="sell", count=0)
+        await buy_one_share(served)
+        served.scenario.submit("sell", 1)
+        await served.advance()
+        await buy_one_share(served)
+        updates = await receive_data(socket, 4)
+        assert [(each["event"], each["order"]["side"]) for each in updates] == [
+            ("new", "buy"),
+            ("fill", "buy"),
+        ] * 2
+        assert served.server.exchange.state.faults.rules[rule["id"]].fired == 2
+
+
+async def test_stream_fault_fires_only_while_a_client_listens() -> None:
+    """A message that no socket would receive does not count as dropped; the next one is dropped."""
+    async with serve_exchange() as served:
+        await served.post_admin("faults", kind="stream_drop", event="fill")
+        await buy_one_share(served)
+        assert served.server.exchange.state.faults.fired == {}
+        async with subscribed_socket(served.server) as socket:
+            await buy_one_share(served)
+            await buy_one_share(served)
+            assert [each["event"] for each in await receive_data(socket, 3)] == ["new", "new", "fill"]
+
+
+@pytest.mark.promise("B42")
 async def test_stream_faults_malform_messages() -> None:
     """The faults send null data, invalid JSON, an error frame, an unknown status, and messages with missing
     fields."""

@@ -18,19 +18,19 @@ def place_resting_order(
 
 def test_cancel_faults_delay_or_reject_a_cancel() -> None:
     """A cancel takes 30 seconds, or the venue rejects it and the order stays working."""
-    scenario = ExchangeScenario()
-    scenario.add_fault(FaultKind.CANCEL_DELAY, seconds=30)
-    order = place_resting_order(scenario)
-    scenario.exchange.cancel(order.id)
-    scenario.advance(29)
-    assert order.status is OrderStatus.PENDING_CANCEL
-    scenario.advance(2)
-    assert order.status is OrderStatus.CANCELED
-    scenario.add_fault(FaultKind.CANCEL_REJECT)
-    other = place_resting_order(scenario)
-    scenario.exchange.cancel(other.id)
-    scenario.advance()
-    assert (other.status, scenario.events(other)) == (OrderStatus.NEW, ["new", "order_cancel_rejected"])
+    with ExchangeScenario() as scenario:
+        scenario.add_fault(FaultKind.CANCEL_DELAY, seconds=30)
+        order = place_resting_order(scenario)
+        scenario.exchange.cancel(order.id)
+        scenario.advance(29)
+        assert order.status is OrderStatus.PENDING_CANCEL
+        scenario.advance(2)
+        assert order.status is OrderStatus.CANCELED
+        scenario.add_fault(FaultKind.CANCEL_REJECT)
+        other = place_resting_order(scenario)
+        scenario.exchange.cancel(other.id)
+        scenario.advance()
+        assert (other.status, scenario.events(other)) == (OrderStatus.NEW, ["new", "order_cancel_rejected"])
 
 
 def test_unacknowledged_order_can_be_cancelled() -> None:

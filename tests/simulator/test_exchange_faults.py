@@ -18,10 +18,18 @@ import websockets
 from catalyst.simulator.admin.audit import audit
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.views import order_view
-from catalyst.simulator.faults.rules import ACTIVE_UNTIL_REMOVED, REQUEST_FAULTS, Fault, FaultKind, FaultRules
+from catalyst.simulator.faults.rules import (
+    ACTIVE_UNTIL_REMOVED,
+    HANDSHAKE_FAULTS,
+    REQUEST_FAULTS,
+    Fault,
+    FaultKind,
+    FaultRules,
+    possible_conditions,
+)
 from catalyst.simulator.faults.schedule import DEFAULT_RATE, FaultSchedule
 from catalyst.simulator.market.overrides import OverriddenMarket
-from catalyst.simulator.rules.orders import Order, OrderRole, OrderStatus
+from catalyst.simulator.rules.orders import Order, OrderRole, OrderSide, OrderStatus
 from catalyst.simulator.rules.wire_format import ApiError
 from catalyst.simulator.trading_api.order_parsing import parse_submit_request
 from tests.conformance.exchange_thread import new_york, small_market
@@ -278,8 +286,6 @@ ORDER_OCCASIONS: dict[FaultKind, Callable[[ExchangeScenario], list[bool]]] = {
 
 # ---------------------------------------------------------------------- the stream
 
-HANDSHAKE_FAULTS = {FaultKind.STREAM_REFUSE, FaultKind.STREAM_BUSY, FaultKind.STREAM_SECOND}
-
 
 async def handshake_occasions(served: ServedExchange, kind: FaultKind) -> list[bool]:
     """Try three times to authenticate; for a second-connection fault the first connection stays open."""
@@ -376,9 +382,28 @@ async def test_fault_rule_fires_its_count_and_is_counted(kind: FaultKind) -> Non
     async with fault_occasions(kind) as (faults, occasions):
         rule = faults.add(Fault(kind, **{"count": 2, **event_filter(kind), **RULE_FIELDS.get(kind, {})}))
         affected = await occasions()
-        until_removed = kind in ACTIVE_UNTIL_REMOVED - {FaultKind.DOUBLE_EXIT}
+        until_removed = kind in ACTIVE_UNTIL_REMOVED
         assert affected == ([True] * 3 if until_removed else [True, True, False])
         assert faults.fired == {kind: rule.fired} == {kind: 3 if until_removed else 2}
+
+
+CONDITION_VALUES: dict[str, tuple[str, ...]] = {
+    "symbol": SYMBOLS,
+    "client_order_id": ("?*",),
+    "side": tuple(OrderSide),
+    "role": tuple(OrderRole),
+}
+
+
+@pytest.mark.parametrize("kind", ORDER_OCCASIONS)
+async def test_order_fault_meets_every_condition_it_may_have(kind: FaultKind) -> None:
+    """Of the rules with each value of a condition some fire: the exchange gives the kind that fact of an order."""
+    assert possible_conditions(kind) == CONDITION_VALUES.keys()
+    for condition, values in CONDITION_VALUES.items():
+        async with fault_occasions(kind) as (faults, occasions):
+            for value in values:
+                faults.add(Fault(kind, **{"count": 0, **RULE_FIELDS.get(kind, {}), condition: value}))
+            assert any(await occasions()), condition
 
 
 @pytest.mark.parametrize("kind", FaultKind)

@@ -24,15 +24,15 @@ def test_short_position_is_negative_and_closed_by_a_buy() -> None:
 
 def test_never_ack_fault_keeps_an_order_pending_new() -> None:
     """The order stays pending_new whatever trades, and can be cancelled."""
-    scenario = ExchangeScenario()
-    scenario.add_fault(FaultKind.NEVER_ACK, symbol="AAPL")
-    order = scenario.submit("buy", 1)
-    scenario.advance(600)
-    scenario.print_trade("AAPL", "100")
-    assert order.status is OrderStatus.PENDING_NEW
-    scenario.exchange.cancel(order.id)
-    scenario.advance()
-    assert order.status is OrderStatus.CANCELED
+    with ExchangeScenario() as scenario:
+        scenario.add_fault(FaultKind.NEVER_ACK, symbol="AAPL")
+        order = scenario.submit("buy", 1)
+        scenario.advance(600)
+        scenario.print_trade("AAPL", "100")
+        assert order.status is OrderStatus.PENDING_NEW
+        scenario.exchange.cancel(order.id)
+        scenario.advance()
+        assert order.status is OrderStatus.CANCELED
 
 
 def test_trailing_stop_follows_the_price_only_up() -> None:

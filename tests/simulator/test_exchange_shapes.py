@@ -269,14 +269,20 @@ def test_recorded_fields_are_those_of_the_recordings() -> None:
 
 
 @needs_recordings
-def test_recorded_404_responses_have_the_known_messages() -> None:
-    """The recordings hold the 404 messages of an unknown asset and a missing position, both with code
-    40410000."""
-    recorded_errors = {
-        (row["status"], row["body"]) for row in recorded() if row["status"] in {404} and "paper" in row["uri"]
-    }
-    assert (404, '{"code":40410000,"message":"position does not exist"}') in recorded_errors
-    assert (404, '{"code":40410000,"message":"asset not found for BLAH"}') in recorded_errors
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v2/assets/BLAH", {"code": 40410000, "message": "asset not found for BLAH"}),
+        ("/v2/positions/NOSH", {"code": 40410000, "message": "position does not exist"}),
+    ],
+)
+async def test_recorded_404_responses_have_the_known_messages(
+    busy_exchange: ServedExchange, path: str, body: dict[str, Any]
+) -> None:
+    """The simulator answers an unknown asset and a missing position with the 404 that the recordings hold."""
+    response = await busy_exchange.request("GET", path)
+    assert (response.status_code, response.json()) == (404, body)
+    assert body in [json.loads(row["body"]) for row in recorded() if row["status"] == 404]
 
 
 async def test_alpaca_py_models_parse_every_trading_response(busy_exchange: ServedExchange) -> None:

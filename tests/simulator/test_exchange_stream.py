@@ -72,9 +72,13 @@ async def test_alpaca_py_trading_stream_receives_every_update() -> None:
 
 
 async def test_trade_stream_authenticates_by_message_whatever_the_headers() -> None:
-    """A socket opened with key headers accepts authentication by message."""
-    async with (
-        serve_exchange() as served,
-        websockets.connect(served.server.stream_url, proxy=None, additional_headers=KEYS) as socket,
-    ):
-        assert (await send_and_receive(socket, AUTH))["data"]["status"] == "authorized"
+    """Right headers do not authorize a socket, and wrong headers do not bar it: the message decides."""
+    async with serve_exchange() as served:
+        for headers in (KEYS, {**KEYS, "APCA-API-SECRET-KEY": "wrong"}, {}):
+            async with websockets.connect(
+                served.server.stream_url, proxy=None, additional_headers=headers
+            ) as socket:
+                assert (await send_and_receive(socket, LISTEN))["data"]["status"] == "unauthorized"
+                refusal = await send_and_receive(socket, {**AUTH, "secret": "wrong"})
+                assert refusal["data"]["status"] == "unauthorized"
+                assert (await send_and_receive(socket, AUTH))["data"]["status"] == "authorized"

@@ -71,6 +71,47 @@ async def test_fault_rules_match_by_symbol_and_position_and_are_counted() -> Non
         ).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("kind", "condition", "value"),
+    [
+        ("drop", "role", "entry"),
+        ("drop", "event", "fill"),
+        ("clock_skew", "route", "/v2/clock"),
+        ("liquidate_fail", "side", "sell"),
+        ("reject", "method", "POST"),
+        ("partial", "event", "fill"),
+        ("stream_drop", "route", "/stream"),
+        ("stream_busy", "symbol", "AAPL"),
+    ],
+)
+async def test_fault_rule_with_a_condition_it_never_meets_is_refused(
+    kind: str, condition: str, value: str
+) -> None:
+    """A rule that could never fire is refused, with the name of its condition."""
+    async with serve_exchange() as served:
+        response = await served.request("POST", "/admin/faults", json={"kind": kind, condition: value})
+        assert response.status_code == 422
+        assert response.json()["message"] == f"unknown fault: a {kind} rule has no condition {condition}"
+        assert served.server.exchange.state.faults.rules == {}
+
+
+async def serve_silent_rules() -> None:
+    """Serve an exchange with three rules: one never fires, one may stay silent, one fires."""
+    async with serve_exchange() as served:
+        await served.post_admin("faults", kind="drop", route="/v2/nowhere")
+        await served.request("DELETE", "/admin/faults")
+        await served.post_admin("faults", kind="drop", route="/v2/x", may_stay_silent="nobody reads /v2/x")
+        await served.post_admin("faults", kind="rate_limit", route="/v2/account")
+        assert (await served.request("GET", "/v2/account")).status_code == 429
+
+
+async def test_silent_fault_rule_fails_its_test() -> None:
+    """When a served exchange ends it fails if a rule never fired, also a removed one, unless the test says why it
+    may stay silent."""
+    with pytest.raises(AssertionError, match=r"never fired: drop route=/v2/nowhere nth=1 matched=0$"):
+        await serve_silent_rules()
+
+
 async def test_request_log_has_every_request_and_execution() -> None:
     """The log has rejected and failed requests too, with user agent and outcome."""
     async with serve_exchange() as served:

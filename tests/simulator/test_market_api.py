@@ -169,6 +169,7 @@ async def test_alpaca_py_parses_every_stock_data_response(api: DataApiServer) ->
     trades = await call_client(lambda c: c.get_stock_trades(StockTradesRequest(**history)))
     assert len(trades["ALFA"]) == 200
     quotes = await call_client(lambda c: c.get_stock_quotes(StockQuotesRequest(**history)))
+    assert quotes["ALFA"]
     assert all(q.bid_price < q.ask_price for q in quotes["ALFA"])
 
 
@@ -189,9 +190,14 @@ async def test_alpaca_py_parses_news_screener_and_corporate_actions(api: DataApi
         ScreenerClient,
         lambda c: c.get_market_movers(MarketMoversRequest(market_type=MarketType.STOCKS, top=3)),
     )
-    assert [mover.symbol for mover in movers.gainers] == ["BRK.B", "PENNY", "ALFA"] or len(
-        movers.gainers
-    ) == 3
+    assert sorted(mover.symbol for mover in movers.gainers) == ["ALFA", "BRK.B", "PENNY"]
+    for mover in movers.gainers:
+        assert mover.change > 0
+        assert mover.percent_change == pytest.approx(
+            100 * mover.change / (mover.price - mover.change), abs=0.01
+        )
+    percentages = [mover.percent_change for mover in movers.gainers]
+    assert percentages == sorted(percentages, reverse=True)
     assert movers.losers == []
     actions = await api.call_client(
         CorporateActionsClient,

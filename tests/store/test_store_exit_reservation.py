@@ -137,10 +137,14 @@ async def test_bracket_legs_reserve_nothing_before_entry_is_filled(raw_rows: Raw
 
 
 async def test_legs_without_position_reserve_nothing(raw_rows: RawRows):
-    """Legs of an unfilled entry are linked to no position."""
+    """Legs of an unfilled entry reserve nothing of a position in the same symbol: all its shares can be sold."""
+    position_id = await raw_rows.insert_position()
     entry = await raw_rows.insert_order(order_class="bracket")
     await raw_rows.insert_order(parent_order_id=entry, side="sell", **LEG, **(STOP | {"limit_price": None}))
-    assert await raw_rows.conn.fetchval("SELECT count(*) FROM orders WHERE position_id IS NOT NULL") == 0
+    await raw_rows.insert_order(parent_order_id=entry, side="sell", **LEG, **TARGET)
+    assert await _reserved_qty(raw_rows, position_id) == 0
+    await raw_rows.insert_exit(position_id)
+    assert await _reserved_qty(raw_rows, position_id) == 100
 
 
 @pytest.mark.parametrize("linked_to_entry", [False, True])

@@ -113,11 +113,16 @@ async def test_calendar_is_stored_and_replaced(store: Store):
 
 
 async def test_asset_refresh_takes_one_statement_each_way(store: Store, later: datetime):
-    """The broker's list is written, repeated and reduced; assets no longer on it become inactive and are not
-    deleted."""
+    """The broker's list is written, repeated and reduced, each time by one statement for the assets on it and one
+    for the others; assets no longer on it become inactive and are not deleted."""
     assets = [asset(f"S{n:05}") for n in range(10_000)]
+    statements: list[str] = []
     async with store.tx("assets") as conn:
-        assert await securities.refresh(conn, assets, at=AT) == RefreshCounts(10_000, 10_000, 0)
+        with conn.query_logger(lambda logged: statements.append(logged.query)):
+            assert await securities.refresh(conn, assets, at=AT) == RefreshCounts(10_000, 10_000, 0)
+            await asyncio.sleep(0)  # the driver calls the logger in the next step of the loop
+    own = [statement.split()[0] for statement in statements if "securities" in statement]
+    assert own == ["WITH", "UPDATE"]  # the driver reads the types of the parameters by itself
     changed = [asset("S00000", shortable=False), asset("S00001", easy_to_borrow=False), *assets[2:9_000]]
     async with store.tx("assets") as conn:
         assert await securities.refresh(conn, changed, at=later) == RefreshCounts(9_000, 0, 1_000)

@@ -36,6 +36,7 @@ from catalyst.simulator.market.interface import BarColumns, Market, NewsArticle,
 from catalyst.simulator.server import SimulatorServer, run_server
 from tests.audit import assert_journal_leads_to_state, assert_ledger_equals_exchange
 from tests.crash.fault_point import CrashAt
+from tests.fault_rules import assert_every_rule_fired
 from tests.simulator.manual_feed import ManualFeed, at
 
 Facts = dict[str, Any]
@@ -121,6 +122,7 @@ class Scenario:
     once: bool = True  # the daemon exits at the end of the day
     stop: StopRequest = field(default_factory=StopRequest)
     crash_trigger: CrashAt = field(default_factory=CrashAt)
+    reasons_of_silence: dict[str, str] = field(default_factory=dict)  # of fault rules, by id
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _run_task: "asyncio.Task[ExitCode] | None" = None
     _entry_count: int = 0
@@ -304,9 +306,12 @@ class Scenario:
         assert self.held_qty(symbol) == qty
         return row
 
-    async def inject_fault(self, kind: str, **rule: object) -> None:
-        """Add a fault rule to the exchange."""
-        await self.admin("faults", {"kind": kind, **rule})
+    async def inject_fault(self, kind: str, *, may_stay_silent: str = "", **rule: object) -> None:
+        """Add a fault rule to the exchange. It must fire before the scenario ends, unless `may_stay_silent` says
+        why it need not."""
+        added = await self.admin("faults", {"kind": kind, **rule})
+        if may_stay_silent:
+            self.reasons_of_silence[added["id"]] = may_stay_silent
 
     async def clear_faults(self) -> None:
         """Remove every fault rule of the exchange."""
@@ -358,7 +363,7 @@ async def open_scenario(
     """Open a scenario at 10:15 on a quiet Monday; its daemon runs unless `started` is false.
 
     `market` replaces the ScenarioMarket; `once` false: the daemon runs one day after the other; `sections` override
-    the configuration.
+    the configuration. At the end every fault rule must have fired.
     """
     clock = ManualClock(now or at("10:15"))
     scenario_market = market if market is not None else ScenarioMarket()
@@ -374,6 +379,7 @@ async def open_scenario(
             if started:
                 await scenario.start()
             yield scenario
+            assert_every_rule_fired(exchange.state.faults, scenario.reasons_of_silence)
         finally:
             if scenario.components is not None:
                 await scenario.crash()

@@ -92,14 +92,16 @@ async def test_stream_fill_is_booked_before_submit_response(database: str) -> No
     """Given a lost response and reads without the order, when the stream reports its fill, then the row is
     found by the client order id and booked at once."""
     async with open_scenario(database) as scenario:
-        scenario.print_trade("AAPL", "190.00")
+        scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
         await scenario.inject_fault("visibility", symbol="AAPL", seconds=60)
-        await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
         await scenario.inject_fault("stream_drop", event="new", symbol="AAPL", count=0)
         await scenario.inject_fault("drop", method="POST", route="/v2/orders")
         row = await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.advance(seconds=3)
+        await scenario.advance(seconds=6)  # the row is looked for and not found
+        assert [o["alpaca_order_id"] for o in await scenario.orders("AAPL")] == [None]
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["quantity"] == 20

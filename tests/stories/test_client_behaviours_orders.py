@@ -114,8 +114,18 @@ async def test_submit_response_and_legs_are_stored_in_one_transaction(database: 
 
 
 @pytest.mark.promise("C09")
-@pytest.mark.parametrize("market", [("187.98", "187.99"), ("194.05", "194.06"), ("190.00", "195.00"), None])
-async def test_bracket_beyond_market_quote_is_refused(database: str, market: tuple[str, str] | None) -> None:
+@pytest.mark.parametrize(
+    ("market", "reason"),
+    [
+        (("187.98", "187.99"), "the stop 188.00 is not below the market at 187.98 to 187.99 and the entry"),
+        (("194.05", "194.06"), "the target 194.00 is not above the market at 194.05 to 194.06 and the entry"),
+        (("190.00", "195.00"), "the target 194.00 is not above the market at 190.0 to 195.0 and the entry"),
+        (None, "there is no fresh quote"),
+    ],
+)
+async def test_bracket_beyond_market_quote_is_refused(
+    database: str, market: tuple[str, str] | None, reason: str
+) -> None:
     """An approval is refused while the quote is beyond stop or target, or missing."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
@@ -125,7 +135,7 @@ async def test_bracket_beyond_market_quote_is_refused(database: str, market: tup
         scenario.market.quotes["AAPL"] = market
         answer = await scenario.send_command("approve", proposal_id=proposal)
         assert answer["ok"] is False
-        assert "quote" in answer["error"] or "market" in answer["error"]
+        assert answer["error"].endswith(reason)
         assert await scenario.count_submitted("AAPL") == 0
         scenario.market.quotes["AAPL"] = ("189.99", "190.01")
         assert (await scenario.send_command("approve", proposal_id=proposal))["ok"]

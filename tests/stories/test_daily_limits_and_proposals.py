@@ -161,8 +161,8 @@ async def test_pending_proposal_can_be_approved_after_crash(database: str) -> No
 async def test_crash_during_approval_keeps_proposal_or_marks_order_sent(
     database: str, moment: Moment
 ) -> None:
-    """A crash before the approval is stored keeps the proposal pending; after it, the order counts as
-    possibly sent."""
+    """A crash before the approval is stored keeps the proposal pending, and it can be approved; after it, the order
+    counts as possibly sent."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -178,7 +178,10 @@ async def test_crash_during_approval_keeps_proposal_or_marks_order_sent(
         await scenario.advance(seconds=40)
         order = (await scenario.orders("AAPL"))[0]
         if moment is Moment.BEFORE:
-            assert order["status"] in {"created", "filled"}
+            assert (order["status"], await scenario.count_submitted("AAPL")) == ("created", 0)
+            assert (await scenario.send_command("approve", proposal_id=proposal))["ok"]
+            await scenario.advance(seconds=5)
+            assert scenario.held_qty("AAPL") == 10
         else:
             assert (order["status"], order["rejection_reason"]) == ("rejected", "NEVER_ARRIVED")
         await scenario.assert_consistent()

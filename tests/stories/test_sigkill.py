@@ -58,14 +58,13 @@ async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: s
         assert adopted["attempts"] == 1
         sent = await _admin(url, f"logs?method=POST&path=/v2/orders&symbol={symbol}")
         assert [r["client_order_id"] for r in sent["requests"]].count(cid) == 1
-        if adopted["position_id"] is not None:
-            position = await conn.fetchrow(
-                "SELECT status, protected_at, unprotected_seconds FROM positions WHERE position_id = $1",
-                adopted["position_id"],
-            )
-            assert position is not None
-            assert position["status"] == "closed"
-            assert position["protected_at"] is not None
+        assert adopted["status"] == "filled"
+        position = await conn.fetchrow(
+            "SELECT status, protected_at FROM positions WHERE position_id = $1", adopted["position_id"]
+        )
+        assert position is not None
+        assert position["status"] == "closed"
+        assert position["protected_at"] is not None
         logs, audit = await _admin(url, "logs"), await _admin(url, "audit")
         await assert_nothing_open(conn, logs, audit)
         await assert_ledger_equals_exchange(conn, logs, audit)

@@ -114,7 +114,7 @@ def _trigger_stop(state: VenueState, order: Order) -> Order:
         worker = linked_orders.replace_triggered_stop(state, order)
     else:
         state.store_order(order)
-    if not state.faults.active(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
+    if not state.faults.fires_next(FaultKind.DOUBLE_EXIT, **state.fault_facts(worker)):
         for sibling in state.order_store.siblings(worker):
             if not sibling.terminal:
                 linked_orders.mark_replaced(state, sibling, worker)
@@ -132,9 +132,10 @@ def fill_up_to(state: VenueState, order: Order, capacity: Decimal, price: Decima
     if qty > 1 and state.random_source.occurs(state.settings.partial_probability):
         qty = max(Decimal(1), qty // 2)
     stall = state.faults.active(FaultKind.PARTIAL, **state.fault_facts(order))
-    if stall is not None and (most := stall.max_fill_qty(order.filled_qty + order.remaining)) is not None:
+    most = None if stall is None else stall.max_fill_qty(order.filled_qty + order.remaining)
+    if stall is not None and most is not None and most - order.filled_qty < qty:
         stall.record_hit(order.id)
-        qty = min(qty, most - order.filled_qty)
+        qty = most - order.filled_qty
     if qty <= 0:
         return
     halt = (
@@ -220,7 +221,7 @@ def _after_fill(state: VenueState, order: Order, price: Decimal) -> None:
                 sibling.qty = sibling.filled_qty + order.remaining
                 state.store_order(sibling)
         return
-    if siblings and state.faults.fire_matching(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
+    if siblings and state.faults.fire_matching(FaultKind.DOUBLE_EXIT, **state.fault_facts(order)):
         for sibling in siblings:
             _book_fill(state, sibling, sibling.remaining, price)
         return

@@ -16,7 +16,7 @@ from catalyst.simulator.exchange.views import order_view
 from catalyst.simulator.faults.rules import FaultRules
 from catalyst.simulator.market.announcements import Announcements, HaltReason, TradingStatus
 from catalyst.simulator.market.trading_feed import TradingFeed
-from catalyst.simulator.rules.orders import Execution, Order, OrderRole, OrderStatus
+from catalyst.simulator.rules.orders import Execution, Order, OrderRole, OrderSide, OrderStatus
 from catalyst.simulator.rules.trading_hours import TradingHours
 from catalyst.simulator.rules.wire_format import JsonObject, format_instant
 
@@ -32,6 +32,7 @@ class TradeUpdateMessage:
     order_id: str
     client_order_id: str
     role: OrderRole
+    side: OrderSide
     data: JsonObject
 
 
@@ -124,7 +125,9 @@ class VenueState:
         }
         data.update(facts)
         self.outbox.append(
-            TradeUpdateMessage(event, order.symbol, order.id, order.client_order_id, order.role, data)
+            TradeUpdateMessage(
+                event, order.symbol, order.id, order.client_order_id, order.role, order.side, data
+            )
         )
 
     def fault_facts(self, order: Order) -> dict[str, str | None]:

@@ -74,10 +74,21 @@ class FaultKind(StrEnum):
 
 
 REQUEST_FAULTS: Final = frozenset(list(FaultKind)[: list(FaultKind).index(FaultKind.REJECT)])
-# These apply to an order or a symbol until they are removed, whatever their count.
-ACTIVE_UNTIL_REMOVED: Final = frozenset(
-    {FaultKind.PARTIAL, FaultKind.NO_TRIGGER, FaultKind.VISIBILITY, FaultKind.DOUBLE_EXIT}
-)
+# These apply to an order until they are removed, whatever their count.
+ACTIVE_UNTIL_REMOVED: Final = frozenset({FaultKind.PARTIAL, FaultKind.NO_TRIGGER, FaultKind.VISIBILITY})
+HANDSHAKE_FAULTS: Final = frozenset({FaultKind.STREAM_REFUSE, FaultKind.STREAM_BUSY, FaultKind.STREAM_SECOND})
+CONDITIONS: Final = frozenset({"method", "route", "symbol", "client_order_id", "event", "role", "side"})
+
+
+def possible_conditions(kind: FaultKind) -> frozenset[str]:
+    """Return the conditions that a rule of this kind may have: a rule with another one could never fire."""
+    if kind in HANDSHAKE_FAULTS or kind is FaultKind.CLOCK_SKEW:
+        return frozenset()
+    if kind is FaultKind.LIQUIDATE_FAIL:
+        return frozenset({"symbol"})
+    if kind in REQUEST_FAULTS:
+        return CONDITIONS - {"event", "role"}
+    return CONDITIONS - {"method", "route"} - (set() if kind.startswith("stream_") else {"event"})
 
 
 @dataclass(slots=True)
@@ -110,6 +121,12 @@ class Fault:
     # Orders on which a rule without a count had an effect.
     hit_orders: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a condition that this kind never meets."""
+        given = {name for name in CONDITIONS if getattr(self, name) is not None}
+        if impossible := sorted(given - possible_conditions(self.kind)):
+            raise ValueError(f"a {self.kind} rule has no condition {', '.join(impossible)}")
+
     def matches(self, facts: dict[str, str | None]) -> bool:
         """Return true when every condition of the rule matches the facts."""
         for name in ("method", "symbol", "event", "role", "side"):
@@ -121,8 +138,7 @@ class Fault:
             if wanted is not None and not fnmatchcase(facts.get(name) or "", wanted):
                 return False
         if self.probability is not None and self.kind in ACTIVE_UNTIL_REMOVED:
-            subject = facts.get("client_order_id") if self.kind is not FaultKind.DOUBLE_EXIT else None
-            return self.probability.affects(subject or facts.get("symbol") or "")
+            return self.probability.affects(facts.get("client_order_id") or "")
         return True
 
     def max_fill_qty(self, qty: Decimal) -> Decimal | None:
@@ -151,6 +167,11 @@ class Fault:
     def exhausted(self) -> bool:
         return self.count > 0 and self.fired >= self.count
 
+    @property
+    def fires_at_next_match(self) -> bool:
+        """Return true when the next match makes the rule fire."""
+        return not self.exhausted and self.matched + 1 >= self.nth
+
 
 class RuleSource(Protocol):
     """A source of rules: a random schedule."""
@@ -163,13 +184,12 @@ class FaultRules:
 
     def __init__(self) -> None:
         self.rules: dict[str, Fault] = {}
-        self._added_count = 0
-        self._removed_firings: Counter[str] = Counter()  # firings of removed rules
+        self._added: list[Fault] = []  # every rule so far, removed ones included
 
     def add(self, fault: Fault) -> Fault:
         """Put a rule in force; it keeps its id, or gets one."""
-        self._added_count += 1
-        fault.id = fault.id or f"fault-{self._added_count}"
+        self._added.append(fault)
+        fault.id = fault.id or f"fault-{len(self._added)}"
         self.rules[fault.id] = fault
         return fault
 
@@ -180,17 +200,21 @@ class FaultRules:
     def remove(self, fault_id: str | None = None) -> None:
         """Remove one rule, or all."""
         for gone in list(self.rules) if fault_id is None else [fault_id]:
-            fault = self.rules.pop(gone, None)
-            if fault is not None:
-                self._removed_firings[fault.kind.value] += fault.fired
+            self.rules.pop(gone, None)
 
     @property
     def fired(self) -> dict[str, int]:
         """Return how often each kind has fired, removed rules included."""
-        total = Counter(self._removed_firings)
-        for fault in self.rules.values():
+        total: Counter[str] = Counter()
+        for fault in self._added:
             total[fault.kind.value] += fault.fired
         return {kind: number for kind, number in sorted(total.items()) if number}
+
+    @property
+    def never_fired(self) -> list[Fault]:
+        """Return the rules by number that never fired, removed ones included. A rule by probability need not
+        fire."""
+        return [fault for fault in self._added if not fault.fired and fault.probability is None]
 
     def fire_matching(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
         """Return the first rule of these kinds that fires on these facts, counted; None when none does."""
@@ -201,6 +225,10 @@ class FaultRules:
             if fault.matched >= fault.nth:
                 return fault.fire()
         return None
+
+    def fires_next(self, kind: FaultKind, **facts: str | None) -> bool:
+        """Return true when a rule of this kind fires on the next match of these facts; nothing is counted."""
+        return any(f.kind is kind and f.fires_at_next_match and f.matches(facts) for f in self.rules.values())
 
     def active(self, kind: FaultKind, **facts: str | None) -> Fault | None:
         """Return the first rule of this kind for these facts; reading it does not count as a firing."""

@@ -44,8 +44,7 @@ VALUE_CHOICES: Final[dict[FaultKind, dict[str, list[object]]]] = {
 class FaultSchedule:
     """Kinds of faults, and the share of their occasions: requests, orders, fills, messages or handshakes.
 
-    A kind that applies to an order (`partial`, `no_trigger`, `visibility`) affects that share of the orders;
-    `double_exit` that share of the symbols.
+    A kind that applies to an order (`partial`, `no_trigger`, `visibility`) affects that share of the orders.
     """
 
     seed: int

@@ -47,6 +47,11 @@ class StreamConnection:
     frames_queued: asyncio.Event = field(default_factory=asyncio.Event)
     close_code: int | None = None
 
+    @property
+    def receives_updates(self) -> bool:
+        """Return true while the connection gets trade updates."""
+        return TRADE_UPDATES in self.streams and not self.sending_stopped and self.close_code is None
+
     def enqueue(self, frame: bytes, *, counted: bool = False) -> None:
         self.queue.append((frame, counted))
         self.frames_queued.set()
@@ -75,13 +80,16 @@ class TradeUpdateStreams:
     # ------------------------------------------------------------------ sending
 
     def broadcast(self, updates: list[TradeUpdateMessage]) -> None:
-        """Send each update to every listening socket, as far as the fault rules allow."""
+        """Send each update to every listening socket, as far as the fault rules allow. Without one no rule fires."""
         for update in updates:
+            if not any(connection.receives_updates for connection in self._connections):
+                continue
             facts = {
                 "event": update.event,
                 "symbol": update.symbol,
                 "client_order_id": update.client_order_id,
                 "role": update.role.value,
+                "side": update.side.value,
             }
             fault = self._faults.fire_matching(*MESSAGE_FAULTS, **facts)
             frame = encode_json({"stream": TRADE_UPDATES, "data": update.data})
@@ -122,11 +130,7 @@ class TradeUpdateStreams:
 
     def _send(self, frame: bytes, *, counted: bool = True) -> None:
         for connection in self._connections:
-            if (
-                TRADE_UPDATES in connection.streams
-                and not connection.sending_stopped
-                and connection.close_code is None
-            ):
+            if connection.receives_updates:
                 packed = msgpack.packb(orjson.loads(frame)) if connection.uses_msgpack else frame
                 connection.enqueue(packed, counted=counted)
                 self.frames_sent += counted
