@@ -154,7 +154,11 @@ def _find_red_tests(tests: Sequence[str], copy: Path) -> set[str]:
 
 def _run_pytest(arguments: Sequence[str], copy: Path) -> tuple[int | None, str]:
     """Run pytest in the copy; return its exit code, None at the limit of time, and its output."""
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    # A folder of its own: each session of the tests removes the unused server folders of others.
+    (temporary := copy.parent / "tmp").mkdir(exist_ok=True)
+    environment = os.environ | {
+        "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(temporary)
+    }  # fmt: skip
     command = [sys.executable, "-m", "pytest", *_OPTIONS, *arguments]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
