@@ -1,7 +1,9 @@
-"""Several symbols at once: what happens to one of them delays, hides and stops nothing in the others."""
+"""Several symbols at once, and one thing twice: the first hides, delays and shortens nothing of the second."""
 
 from datetime import timedelta
+from decimal import Decimal
 
+from catalyst.simulator.rules.orders import OrderStatus
 from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import Scenario, open_scenario
 from tests.stories.test_daily_limits_and_proposals import insert_proposal
@@ -131,3 +133,45 @@ async def test_orphan_that_needs_a_step_is_checked_every_second_beside_one_that_
         await scenario.advance(seconds=30)
         assert not await scenario.components.orphans.check()
         assert await scenario.conn.fetchval("SELECT count(*) FROM orphans WHERE protected_at IS NULL") == 0
+
+
+async def test_each_short_excess_of_a_stop_has_its_own_grace(database: str) -> None:
+    """Given the broker shows a stop for too many shares twice, two seconds each time, then neither excess outlasts
+    its grace: stop and target stay, and no order is sent. One that lasts is replaced."""
+    async with open_scenario(database) as scenario:
+        assert scenario.components is not None
+        await scenario.given_position("AAPL", 20)
+        stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
+        at_exchange = scenario.server.exchange.find_order(stop["alpaca_order_id"])
+        for _ in range(2):
+            for quantity, seconds in ((25, 2), (20, 20)):
+                at_exchange.qty = Decimal(quantity)
+                await scenario.components.reconciler.reconcile("reconcile")
+                await scenario.advance(seconds=seconds)
+        assert await scenario.count_submitted("AAPL") == 1
+        assert await working_exits(scenario, "AAPL") == [("limit", "new", 20), ("stop", "held", 20)]
+        at_exchange.qty = Decimal(25)
+        await scenario.components.reconciler.reconcile("reconcile")
+        await scenario.advance(seconds=20)
+        assert await scenario.count_submitted("AAPL") == 2
+        assert await working_exits(scenario, "AAPL") == [("limit", "new", 20), ("stop", "held", 20)]
+
+
+async def test_position_is_confirmed_again_when_its_stop_is_as_it_was_before(database: str) -> None:
+    """Given the broker shows a working stop as unacknowledged for two seconds and then as it was, then the position is
+    protected again in the database, and no order is sent."""
+    async with open_scenario(database) as scenario:
+        assert scenario.components is not None
+        await scenario.given_position("AAPL", 20)
+        stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
+        at_exchange = scenario.server.exchange.find_order(stop["alpaca_order_id"])
+        before = at_exchange.status
+        for status, is_protected in ((OrderStatus.PENDING_NEW, False), (before, True)):
+            at_exchange.status = status
+            await scenario.components.reconciler.reconcile("reconcile")
+            await scenario.advance(seconds=2)
+            position = await scenario.position("AAPL")
+            assert position is not None
+            assert (position["protected_at"] is not None) is is_protected
+            assert bool(scenario.components.protector.unprotected_time.unprotected) is not is_protected
+        assert await scenario.count_submitted("AAPL") == 1
