@@ -1,7 +1,7 @@
-"""Reads that come late: a gap during a pass, a second slice that the stream lost, an exit that no read shows yet."""
+"""Reads that come late: a gap during a pass, and an exit that no read shows yet."""
 
 from catalyst.domain.fault_points import Moment
-from tests.stories.scenario import ENTRY, open_scenario
+from tests.stories.scenario import open_scenario
 
 
 async def test_pass_leaves_the_gate_closed_when_messages_were_lost_during_it(database: str) -> None:
@@ -24,34 +24,6 @@ async def test_pass_leaves_the_gate_closed_when_messages_were_lost_during_it(dat
         assert (await reconciler.reconcile("reconcile", full=False)).complete
         assert "stream" not in gate.reasons
         assert scenario.crash_trigger.steps.count("after GET /account/activities/FILL") == reads + 1
-
-
-async def test_second_slice_missing_from_the_stream_is_booked_by_the_poll(database: str) -> None:
-    """Given the stream shows the first slice of an entry and loses the second, then the poll books the second within
-    16 s: the order's status is the same and its legs are unchanged, its filled quantity is not."""
-    async with open_scenario(database, execution={"partial_entry_grace_seconds": 60}) as scenario:
-        scenario.print_trade("AAPL", "191.00")
-        await scenario.advance(seconds=1)
-        await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.advance(seconds=1)
-        scenario.print_trade("AAPL", "190.00", size=32)  # a quarter of it fills
-        await scenario.advance(seconds=3)
-        position = await scenario.position("AAPL")
-        assert position is not None
-        assert (position["quantity"], scenario.held_qty("AAPL")) == (8, 8)
-        await scenario.inject_fault("stream_drop", symbol="AAPL", count=0)
-        scenario.print_trade("AAPL", "190.00", size=20)
-        await scenario.advance(seconds=16)
-        assert scenario.held_qty("AAPL") == 13
-        position = await scenario.position("AAPL")
-        assert position is not None
-        assert (position["quantity"], position["status"]) == (13, "open")
-        await scenario.clear_faults()
-        await scenario.advance(seconds=90)
-        position = await scenario.position("AAPL")
-        assert position is not None
-        assert (position["quantity"], position["protected_at"] is not None) == (13, True)
-        await scenario.assert_consistent()
 
 
 async def test_position_is_not_written_off_while_its_exit_works(database: str) -> None:
