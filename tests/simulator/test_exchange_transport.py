@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from catalyst.simulator.admin.audit import audit
 from tests.simulator.served_exchange import ORDER, post_order, serve_exchange
 from tests.waiting import wait_until

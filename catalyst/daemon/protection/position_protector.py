@@ -141,6 +141,7 @@ class PositionProtector:
             self._verified[position_id] = _fingerprint(position, rows)
             await self.unprotected_time.mark_protected(position, rows)
             return
+        self._verified.pop(position_id, None)  # rows that were confirmed before have to be confirmed again
         if state is not Protection.EXCESS:
             await self.unprotected_time.mark_unprotected(position, rows, state)
         await self._do_step(step, position, rows)
