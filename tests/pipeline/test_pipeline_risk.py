@@ -253,6 +253,53 @@ def test_approved_trade_stays_within_every_limit(price, away, equity, power, vol
     assert 0 <= verdict.risk_score <= 1
 
 
+def mirrored(exposures: tuple) -> tuple:
+    """Return positions or working entries with the other side."""
+    return tuple(replace(each, side=SHORT if each.side is LONG else LONG) for each in exposures)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    entry=st.decimals("20.00", "400.00", places=2),
+    risk_cents=st.integers(-5, 1_000),
+    reward_cents=st.integers(-5, 1_900),
+    half_spread=st.integers(0, 40),
+    quantity=st.none() | st.integers(1, 200),
+    held=st.lists(
+        st.tuples(st.sampled_from("ABC"), st.integers(1, 60), st.sampled_from(["Oil", "Gas"])), max_size=4
+    ),
+    day_pnl=st.integers(-2_100, 500),
+)
+def test_risk_check_of_a_short_mirrors_the_long(
+    entry, risk_cents, reward_cents, half_spread, quantity, held, day_pnl
+):
+    """With equal distances and mirrored positions a short gets the verdict of the long: its size, its positive dollars
+    at risk, and for each check the result and the used share of the limit."""
+    risk_distance, reward, half = D(risk_cents) / 100, D(reward_cents) / 100, D(half_spread) / 100
+    facts = {
+        "symbol": "X", "entry": entry, "quantity": quantity, "sector": "Oil", "bid": entry - half, "ask": entry + half,
+        "minute_volume": D(9_000), "shortable": True, "easy_to_borrow": True,
+    }  # fmt: skip
+    long = Proposal(side=LONG, stop=entry - risk_distance, target=entry + reward, **facts)
+    short = Proposal(side=SHORT, stop=entry + risk_distance, target=entry - reward, **facts)
+    positions = tuple(
+        HeldPosition(symbol, LONG if number % 2 else SHORT, D(shares), entry, sector=sector)
+        for number, (symbol, shares, sector) in enumerate(held)
+    )
+    working = tuple(
+        WorkingEntry(each.symbol, each.side, each.quantity, entry, each.sector) for each in positions[:2]
+    )
+    account = replace(ACCOUNT, equity=D(40_000), buying_power=D(30_000), day_pnl=D(day_pnl))
+    limits = replace(LIMITS, allow_short=True)
+    one = check_trade(long, Portfolio(positions, working), account, limits)
+    other = check_trade(short, Portfolio(mirrored(positions), mirrored(working)), account, limits)
+    assert (other.quantity, other.risk_score) == (one.quantity, one.risk_score)
+    assert other.risk_amount == one.risk_amount >= 0
+    assert [(c.name, c.passed, c.limit_share) for c in other.checks] == [
+        (c.name, c.passed, c.limit_share) for c in one.checks
+    ]
+
+
 def chart_levels(side: PositionSide = LONG, **changes: float) -> ChartLevels:
     facts = {
         "bid": 49.99, "ask": 50.01, "stop": 49.3, "target": 52.5, "atr": 0.2, "minute_volume": 1e5,
