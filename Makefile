@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
-.PHONY: setup foreign demo test lint bench crash-matrix random-faults long lock docs clean
+.PHONY: setup foreign demo test lint bench crash-matrix random-faults mutants long lock docs clean
 
 # The stamp skips set-up until the lock changes.
 .venv/.ready: requirements.lock
@@ -50,6 +50,10 @@ crash-matrix: setup
 # Scenarios with random faults and crashes; SEEDS seeds from FIRST_SEED on.
 random-faults: setup
 	@$(PY) -m tests.crash.random_faults --seeds $(or $(SEEDS),200) --first-seed $(or $(FIRST_SEED),1)
+
+# Plant each slip of tests/mutants/ in a copy of the tree and run the tests that should catch it; writes docs/mutants.md.
+mutants: setup
+	@$(PY) -m tests.mutants
 
 lock: setup
 	@$(PY) -m pip install --quiet uv
