@@ -408,10 +408,10 @@ def test_correlation_equals_numpy_on_common_days():
 def test_correlation_uses_intraday_returns_when_days_are_too_few():
     """120 one-minute returns of neighbouring bars are used; gaps and nights are not returns."""
     rng = np.random.default_rng(8)
-    moves = rng.normal(0, 0.001, 200)
+    moves = rng.normal(0, 0.001, 380)
     path = 50 * np.exp(np.cumsum(moves))
     bars = pd.concat([candles("A", list(path), 1), candles("B", list(100 / path), 1)])
-    late = new_york(14, 0)
+    late = new_york(15, 59)
     daily = bars_of_returns({"A": moves[:30], "B": moves[:30]})
     assert correlation_matrix(["A", "B"], daily, bars, SESSION, late, 1).between("A", "B") == pytest.approx(
         -1.0
@@ -419,7 +419,7 @@ def test_correlation_uses_intraday_returns_when_days_are_too_few():
     assert np.isnan(
         correlation_matrix(["A", "B"], daily, bars, SESSION, new_york(11, 25), 1).between("A", "B")
     )
-    holes = bars[bars["timestamp"].dt.minute % 2 == 0]
+    holes = bars[bars["timestamp"].dt.minute % 2 == 0]  # 190 bars, and no two neighbours
     assert np.isnan(correlation_matrix(["A", "B"], daily, holes, SESSION, late, 1).between("A", "B"))
 
 
@@ -460,6 +460,18 @@ def test_plan_takes_the_best_three_with_unique_ids():
     assert first.risk_amount == D("77.22")
     assert out.loc["D", "reason"] == "rank 4 of 5 approved; the plan takes 3"
     assert len({p.client_order_id for p in made}) == 3
+
+
+def test_risk_and_plan_take_the_best_score_before_the_first_symbol():
+    """Z scores best and A worst. Z gets the only room of the sector, and the plans are sent from Z on."""
+    one_sector = scored_frame("A", "M", "Z", sector="Tech").assign(score_rank=[3.0, 2.0, 1.0])
+    out = run_risk(one_sector)
+    assert remaining_symbols(out) == ["Z", "M"]
+    assert "Tech $14,873.76 with this trade" in out.loc["A", "reason"]
+    made = plans(plan(out, SESSION, NOW, CFG.plan, top_n=3))
+    assert [each.symbol for each in made] == ["Z", "M"]
+    best = plans(plan(out, SESSION, NOW, CFG.plan, top_n=1))
+    assert [each.symbol for each in best] == ["Z"]
 
 
 def test_plan_is_bounded_by_free_slots():
