@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 from decimal import Decimal
 from uuid import UUID
 
@@ -26,6 +26,7 @@ from catalyst.pipeline.risk_inputs import (
     WorkingEntry,
     limits_of,
 )
+from tests.changed_config import changed_config
 
 D = Decimal
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
@@ -109,6 +110,62 @@ def test_risk_limit_refuses_with_its_figure(
     verdict = check_trade(tesla_proposal(**changes), portfolio, account)
     assert not verdict.approved
     assert any(reason in verdict_reason for verdict_reason in verdict.reasons), verdict.reasons
+
+
+def test_profit_of_the_day_does_not_raise_the_loss_limit():
+    """A stop that costs more than the limit of the day is refused, however much the day has gained."""
+    for day_pnl in (0, 100, 5_000):
+        account = replace(ACCOUNT, day_pnl=D(day_pnl))
+        verdict = check_trade(tesla_proposal(), EMPTY, account, replace(LIMITS, max_daily_loss=D(40)))
+        assert verdict.reasons == ("day's loss with this stop $50.00, max_daily_loss $40.00",)
+
+
+def test_half_filled_entry_takes_one_position_and_all_its_dollars():
+    """A symbol with filled and working shares counts once among the positions; both parts count in its sector."""
+    held = replace(HELD, quantity=D(8), mark_price=D(180))
+    rest = WorkingEntry("AAPL", LONG, D(12), D(180), "Technology")
+    others = tuple(WorkingEntry(f"W{k}", LONG, D(1), D(9)) for k in range(3))
+    portfolio = Portfolio((held,), (rest, *others))
+    assert portfolio.slots_used() == 4
+    assert portfolio.sector_value("Technology") == 20 * 180
+    assert check_trade(tesla_proposal(), portfolio).approved
+    full = replace(portfolio, working=(*portfolio.working, WorkingEntry("W4", LONG, D(1), D(9))))
+    assert "with this entry 6 positions" in check_trade(tesla_proposal(), full).reasons[0]
+
+
+def test_scan_approves_at_most_the_configured_number_of_candidates():
+    """With `risk.max_candidates` 2 the third candidate states the limit, although positions are free."""
+    out = run_risk(scored_frame(*"ABC", sector=list("ABC")), limits=replace(LIMITS, max_candidates=2))
+    assert remaining_symbols(out) == ["A", "B"]
+    assert out.loc["C", "reason"] == "passed the risk checks, but risk.max_candidates is 2"
+
+
+def test_every_limit_follows_its_own_keys():
+    """Each key of the configuration changes the limit that bears its name, or the one listed here, and no other. The
+    last entry follows the earlier of two times."""
+    names = {
+        "positions.default_stop_loss_pct": "default_stop_pct",
+        "positions.default_take_profit_pct": "default_target_pct",
+        "correlation.check_enabled": "check_correlation",
+        "session.no_entries_before_close_minutes": "no_entry_minutes",
+        "plan.entry_type": "market_entry",
+    }
+    base = Config()
+    changed = changed_config(base)
+    followed: set[str] = set()
+    for section, info in Config.model_fields.items():
+        for key in info.annotation.model_fields:
+            value = getattr(getattr(changed, section), key)
+            one = getattr(base, section).model_copy(update={key: value})
+            limits = limits_of(base.model_copy(update={section: one}))
+            moved = [f.name for f in fields(Limits) if getattr(limits, f.name) != getattr(LIMITS, f.name)]
+            expected = names.get(f"{section}.{key}", key)
+            assert moved in ([], [expected]), f"{section}.{key} changes {moved}"
+            assert not moved or section not in ("scan", "news", "pattern", "technical", "scoring")
+            followed.update(moved)
+    assert followed == {f.name for f in fields(Limits)} - {"size_factor"}
+    late_exit = base.session.model_copy(update={"flat_before_close_minutes": 60})
+    assert limits_of(base.model_copy(update={"session": late_exit})).no_entry_minutes == 60
 
 
 def test_risk_check_evaluates_every_check():
