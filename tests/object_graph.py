@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType, FunctionType
 from typing import Any
 
-from catalyst.config.schema import Config, Section
+from catalyst.config.schema import Section
 from catalyst.config.settings import Settings
 
 WAITS = ("/catalyst/clock.py", "/change_signal.py")  # their frames hold the pause of the present wait
@@ -20,15 +20,20 @@ SCALARS = (bool, int, float, Decimal, str, timedelta, Path, Section)
 def held_values(root: object) -> Iterator[tuple[str, object]]:
     """Yield the path and the value of each scalar, text and section that `root` or a running loop holds.
 
-    Settings and whole configurations are left out: the former are those of the start, the latter is in force.
+    An object has one path, the shortest one, equal in each run: from `root`, else from the loop that holds it.
+    `Settings` are left out: they are those of the start.
     """
-    pending: list[tuple[str, object]] = [("", root)]
-    for task in asyncio.all_tasks():
-        pending += _frame_locals(task.get_coro())
     seen: set[int] = set()
+    yield from _walk(deque([("", root)]), seen)
+    for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
+        yield from _walk(deque(_frame_locals(task.get_coro())), seen)
+
+
+def _walk(pending: deque[tuple[str, object]], seen: set[int]) -> Iterator[tuple[str, object]]:
+    """Yield path and value of all that `pending` leads to, breadth first; `seen` has the ids of the objects so far."""
     while pending:
-        path, value = pending.pop()
-        if isinstance(value, Settings | Config):
+        path, value = pending.popleft()
+        if isinstance(value, Settings):
             continue
         if isinstance(value, SCALARS) or (isinstance(value, tuple) and not any(map(_has_fields, value))):
             yield path, value
@@ -39,6 +44,11 @@ def held_values(root: object) -> Iterator[tuple[str, object]]:
 
 def _has_fields(value: object) -> bool:
     return not isinstance(value, SCALARS)
+
+
+def _is_ours(value: object) -> bool:
+    module = type(value).__module__
+    return module.startswith("catalyst.") and not module.startswith("catalyst.simulator.")
 
 
 def _parts(value: Any) -> Iterator[tuple[str, object]]:
@@ -54,7 +64,7 @@ def _parts(value: Any) -> Iterator[tuple[str, object]]:
             yield from (("()", part) for part in (value.func, *value.args, *value.keywords.values()))
         case FunctionType():
             yield from (("()", cell.cell_contents) for cell in value.__closure__ or ())
-        case _ if type(value).__module__.startswith("catalyst."):
+        case _ if _is_ours(value):
             names = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
             names += getattr(value, "__dict__", {})
             yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))

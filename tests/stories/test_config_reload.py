@@ -219,13 +219,16 @@ def kept_values(root: object, start: Config, now: Config) -> set[tuple[str, str]
     found: set[tuple[str, str]] = set()
     for path, value in held_values(root):
         if isinstance(value, Section):
-            if value in [getattr(start, name) for name in Config.model_fields] and value not in [
-                getattr(now, name) for name in Config.model_fields
-            ]:
-                found.add((path, f"{type(value).__name__}"))
+            if value in sections_of(start) and value not in sections_of(now):
+                found.add((path, type(value).__name__))
             continue
         found |= {(path, key) for key, old in before.items() if stands_for(value, old)}
     return found
+
+
+def sections_of(config: Config) -> list[Section]:
+    """Return the configuration and each of its sections."""
+    return [config, *(getattr(config, name) for name in Config.model_fields)]
 
 
 def stands_for(value: object, configured: object) -> bool:
