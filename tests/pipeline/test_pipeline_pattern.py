@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sample_frames import CFG, SESSION, candidates, candles, instant_after, new_york, price_path
 
 from catalyst.config.schema import PatternConfig
+from catalyst.pipeline.detectors import PATTERNS
 from catalyst.pipeline.pattern import pattern
 
 LOOSE = PatternConfig(min_confidence=0.0)
@@ -345,3 +346,31 @@ def test_pattern_is_found_on_a_half_day():
     bars = candles("X", BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG))
     out = pattern(candidates("X"), bars, half, instant_after(bars), LOOSE, bar_minutes=5, allow_short=False)
     assert out.loc["X", "pattern"] == "bull_flag"
+
+
+def test_side_name_and_levels_belong_to_one_setup():
+    """On many random charts, some with setups of both sides at once, side, name and levels are those of one setup."""
+    rng = np.random.default_rng(11)
+    symbols = [f"S{number:03}" for number in range(400)]
+    moves = rng.normal(0, 0.1, (400, 120))
+    bars = pd.concat(
+        [
+            candles(symbol, list(50 + np.cumsum(row)), minutes=1, volume=rng.uniform(5e4, 3e5, 120))
+            for symbol, row in zip(symbols, moves, strict=True)
+        ],
+        ignore_index=True,
+    )
+    out = pattern(
+        candidates(*symbols, prev_close=50.0), bars, SESSION, instant_after(bars, 1), LOOSE,
+        bar_minutes=1, allow_short=True,
+    )  # fmt: skip
+    found = out[out["pattern"].notna()]
+    assert set(found["side"]) == {"long", "short"}
+    side_of_name = {spec.long_name: "long" for spec in PATTERNS} | {
+        spec.short_name: "short" for spec in PATTERNS
+    }
+    assert found["side"].tolist() == [side_of_name[name] for name in found["pattern"]]
+    sign = np.where(found["side"] == "long", 1.0, -1.0)
+    assert (sign * (found["pattern_target"] - found["pattern_trigger"]) > 0).all()
+    assert (sign * (found["pattern_trigger"] - found["pattern_stop"]) > 0).all()
+    assert (found[["pattern_trigger", "pattern_stop", "pattern_target"]] > 0).all(axis=None)

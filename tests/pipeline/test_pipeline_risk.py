@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 from decimal import Decimal
 from uuid import UUID
 
@@ -26,6 +26,7 @@ from catalyst.pipeline.risk_inputs import (
     WorkingEntry,
     limits_of,
 )
+from tests.changed_config import changed_config
 
 D = Decimal
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
@@ -109,6 +110,62 @@ def test_risk_limit_refuses_with_its_figure(
     verdict = check_trade(tesla_proposal(**changes), portfolio, account)
     assert not verdict.approved
     assert any(reason in verdict_reason for verdict_reason in verdict.reasons), verdict.reasons
+
+
+def test_profit_of_the_day_does_not_raise_the_loss_limit():
+    """A stop that costs more than the limit of the day is refused, however much the day has gained."""
+    for day_pnl in (0, 100, 5_000):
+        account = replace(ACCOUNT, day_pnl=D(day_pnl))
+        verdict = check_trade(tesla_proposal(), EMPTY, account, replace(LIMITS, max_daily_loss=D(40)))
+        assert verdict.reasons == ("day's loss with this stop $50.00, max_daily_loss $40.00",)
+
+
+def test_half_filled_entry_takes_one_position_and_all_its_dollars():
+    """A symbol with filled and working shares counts once among the positions; both parts count in its sector."""
+    held = replace(HELD, quantity=D(8), mark_price=D(180))
+    rest = WorkingEntry("AAPL", LONG, D(12), D(180), "Technology")
+    others = tuple(WorkingEntry(f"W{k}", LONG, D(1), D(9)) for k in range(3))
+    portfolio = Portfolio((held,), (rest, *others))
+    assert portfolio.slots_used() == 4
+    assert portfolio.sector_value("Technology") == 20 * 180
+    assert check_trade(tesla_proposal(), portfolio).approved
+    full = replace(portfolio, working=(*portfolio.working, WorkingEntry("W4", LONG, D(1), D(9))))
+    assert "with this entry 6 positions" in check_trade(tesla_proposal(), full).reasons[0]
+
+
+def test_scan_approves_at_most_the_configured_number_of_candidates():
+    """With `risk.max_candidates` 2 the third candidate states the limit, although positions are free."""
+    out = run_risk(scored_frame(*"ABC", sector=list("ABC")), limits=replace(LIMITS, max_candidates=2))
+    assert remaining_symbols(out) == ["A", "B"]
+    assert out.loc["C", "reason"] == "passed the risk checks, but risk.max_candidates is 2"
+
+
+def test_every_limit_follows_its_own_keys():
+    """Each key of the configuration changes the limit that bears its name, or the one listed here, and no other. The
+    last entry follows the earlier of two times."""
+    names = {
+        "positions.default_stop_loss_pct": "default_stop_pct",
+        "positions.default_take_profit_pct": "default_target_pct",
+        "correlation.check_enabled": "check_correlation",
+        "session.no_entries_before_close_minutes": "no_entry_minutes",
+        "plan.entry_type": "market_entry",
+    }
+    base = Config()
+    changed = changed_config(base)
+    followed: set[str] = set()
+    for section, info in Config.model_fields.items():
+        for key in info.annotation.model_fields:
+            value = getattr(getattr(changed, section), key)
+            one = getattr(base, section).model_copy(update={key: value})
+            limits = limits_of(base.model_copy(update={section: one}))
+            moved = [f.name for f in fields(Limits) if getattr(limits, f.name) != getattr(LIMITS, f.name)]
+            expected = names.get(f"{section}.{key}", key)
+            assert moved in ([], [expected]), f"{section}.{key} changes {moved}"
+            assert not moved or section not in ("scan", "news", "pattern", "technical", "scoring")
+            followed.update(moved)
+    assert followed == {f.name for f in fields(Limits)} - {"size_factor"}
+    late_exit = base.session.model_copy(update={"flat_before_close_minutes": 60})
+    assert limits_of(base.model_copy(update={"session": late_exit})).no_entry_minutes == 60
 
 
 def test_risk_check_evaluates_every_check():
@@ -254,6 +311,53 @@ def test_approved_trade_stays_within_every_limit(price, away, equity, power, vol
     assert 0 <= verdict.risk_score <= 1
 
 
+def mirrored(exposures: tuple) -> tuple:
+    """Return positions or working entries with the other side."""
+    return tuple(replace(each, side=SHORT if each.side is LONG else LONG) for each in exposures)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    entry=st.decimals("20.00", "400.00", places=2),
+    risk_cents=st.integers(-5, 1_000),
+    reward_cents=st.integers(-5, 1_900),
+    half_spread=st.integers(0, 40),
+    quantity=st.none() | st.integers(1, 200),
+    held=st.lists(
+        st.tuples(st.sampled_from("ABC"), st.integers(1, 60), st.sampled_from(["Oil", "Gas"])), max_size=4
+    ),
+    day_pnl=st.integers(-2_100, 500),
+)
+def test_risk_check_of_a_short_mirrors_the_long(
+    entry, risk_cents, reward_cents, half_spread, quantity, held, day_pnl
+):
+    """With equal distances and mirrored positions a short gets the verdict of the long: its size, its positive dollars
+    at risk, and for each check the result and the used share of the limit."""
+    risk_distance, reward, half = D(risk_cents) / 100, D(reward_cents) / 100, D(half_spread) / 100
+    facts = {
+        "symbol": "X", "entry": entry, "quantity": quantity, "sector": "Oil", "bid": entry - half, "ask": entry + half,
+        "minute_volume": D(9_000), "shortable": True, "easy_to_borrow": True,
+    }  # fmt: skip
+    long = Proposal(side=LONG, stop=entry - risk_distance, target=entry + reward, **facts)
+    short = Proposal(side=SHORT, stop=entry + risk_distance, target=entry - reward, **facts)
+    positions = tuple(
+        HeldPosition(symbol, LONG if number % 2 else SHORT, D(shares), entry, sector=sector)
+        for number, (symbol, shares, sector) in enumerate(held)
+    )
+    working = tuple(
+        WorkingEntry(each.symbol, each.side, each.quantity, entry, each.sector) for each in positions[:2]
+    )
+    account = replace(ACCOUNT, equity=D(40_000), buying_power=D(30_000), day_pnl=D(day_pnl))
+    limits = replace(LIMITS, allow_short=True)
+    one = check_trade(long, Portfolio(positions, working), account, limits)
+    other = check_trade(short, Portfolio(mirrored(positions), mirrored(working)), account, limits)
+    assert (other.quantity, other.risk_score) == (one.quantity, one.risk_score)
+    assert other.risk_amount == one.risk_amount >= 0
+    assert [(c.name, c.passed, c.limit_share) for c in other.checks] == [
+        (c.name, c.passed, c.limit_share) for c in one.checks
+    ]
+
+
 def chart_levels(side: PositionSide = LONG, **changes: float) -> ChartLevels:
     facts = {
         "bid": 49.99, "ask": 50.01, "stop": 49.3, "target": 52.5, "atr": 0.2, "minute_volume": 1e5,
@@ -362,10 +466,10 @@ def test_correlation_equals_numpy_on_common_days():
 def test_correlation_uses_intraday_returns_when_days_are_too_few():
     """120 one-minute returns of neighbouring bars are used; gaps and nights are not returns."""
     rng = np.random.default_rng(8)
-    moves = rng.normal(0, 0.001, 200)
+    moves = rng.normal(0, 0.001, 380)
     path = 50 * np.exp(np.cumsum(moves))
     bars = pd.concat([candles("A", list(path), 1), candles("B", list(100 / path), 1)])
-    late = new_york(14, 0)
+    late = new_york(15, 59)
     daily = bars_of_returns({"A": moves[:30], "B": moves[:30]})
     assert correlation_matrix(["A", "B"], daily, bars, SESSION, late, 1).between("A", "B") == pytest.approx(
         -1.0
@@ -373,7 +477,7 @@ def test_correlation_uses_intraday_returns_when_days_are_too_few():
     assert np.isnan(
         correlation_matrix(["A", "B"], daily, bars, SESSION, new_york(11, 25), 1).between("A", "B")
     )
-    holes = bars[bars["timestamp"].dt.minute % 2 == 0]
+    holes = bars[bars["timestamp"].dt.minute % 2 == 0]  # 190 bars, and no two neighbours
     assert np.isnan(correlation_matrix(["A", "B"], daily, holes, SESSION, late, 1).between("A", "B"))
 
 
@@ -414,6 +518,18 @@ def test_plan_takes_the_best_three_with_unique_ids():
     assert first.risk_amount == D("77.22")
     assert out.loc["D", "reason"] == "rank 4 of 5 approved; the plan takes 3"
     assert len({p.client_order_id for p in made}) == 3
+
+
+def test_risk_and_plan_take_the_best_score_before_the_first_symbol():
+    """Z scores best and A worst. Z gets the only room of the sector, and the plans are sent from Z on."""
+    one_sector = scored_frame("A", "M", "Z", sector="Tech").assign(score_rank=[3.0, 2.0, 1.0])
+    out = run_risk(one_sector)
+    assert remaining_symbols(out) == ["Z", "M"]
+    assert "Tech $14,873.76 with this trade" in out.loc["A", "reason"]
+    made = plans(plan(out, SESSION, NOW, CFG.plan, top_n=3))
+    assert [each.symbol for each in made] == ["Z", "M"]
+    best = plans(plan(out, SESSION, NOW, CFG.plan, top_n=1))
+    assert [each.symbol for each in best] == ["Z"]
 
 
 def test_plan_is_bounded_by_free_slots():

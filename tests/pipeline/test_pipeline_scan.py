@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -32,6 +33,40 @@ def test_scan_passes_a_stock_in_play_with_its_figures():
     assert out["spread_bps"] == pytest.approx(0.02 / 52 * 1e4)
     assert out["minute_volume"] == pytest.approx(3e6 / 90)
     assert out["scan_rank"] == 1
+
+
+def test_scan_of_a_half_day_uses_the_curve_of_its_length():
+    """The middle of a half day has the usual volume of the middle of a full day."""
+    half = replace(SESSION, close=new_york(13, 0))
+    full_now, half_now = new_york(12, 45), new_york(11, 15)
+    full = run_scan(snapshots(X=snapshot(full_now)), daily_references("X"), full_now)
+    short = scan(
+        listed("X"), snapshots(X=snapshot(half_now)), daily_references("X"), half, half_now, CFG.scan, allow_short=False
+    )  # fmt: skip
+    assert full.loc["X", "relative_volume"] == pytest.approx(3e6 / (4e6 * usual_volume_share(195)))
+    assert short.loc["X", "relative_volume"] == pytest.approx(full.loc["X", "relative_volume"])
+
+
+def test_refused_row_changes_no_score_of_another():
+    """Scores, ranks and percentiles of the remaining rows are the same with and without refused rows, whatever
+    extreme values these have."""
+    good = {
+        name: snapshot(NOW, trade_price=price, day_volume=volume)
+        for name, price, volume in (("A", 51.5, 2e6), ("B", 52.0, 3e6), ("C", 52.3, 4e6))
+    }
+    spoiled = {
+        "HALT": snapshot(NOW, trade_price=52.4, day_volume=9e6),
+        "WIDE": snapshot(NOW, bid=50.0, ask=53.0, day_volume=8e6),
+        "OLD": snapshot(NOW, trade_at=new_york(10, 0), day_volume=1e6),
+    }
+    alone = run_scan(snapshots(**good), daily_references(*good))
+    beside = run_scan(
+        snapshots(**good, **spoiled), daily_references(*good, *spoiled), halted=frozenset({"HALT"})
+    )
+    assert beside.loc[list(spoiled), "refused_by"].tolist() == ["scan"] * 3
+    for column in ("volume_score", "momentum_score", "scan_score", "scan_rank"):
+        assert beside.loc[list(good), column].tolist() == alone[column].tolist(), column
+        assert beside.loc[list(spoiled), column].isna().all(), column
 
 
 @pytest.mark.parametrize(
@@ -162,7 +197,7 @@ def test_scan_keeps_the_best_and_breaks_ties_by_symbol():
 
 
 def test_scan_momentum_uses_earlier_snapshots():
-    """Moves over 5 and 15 minutes use the nearest earlier snapshot, or are NaN."""
+    """Moves over 5 and 15 minutes use the nearest earlier snapshot, or are NaN when none is near."""
     earlier = [
         (NOW - timedelta(minutes=m), pd.Series({"X": p})) for m, p in ((30, 40.0), (14, 50.0), (6, 51.0))
     ]
@@ -170,6 +205,9 @@ def test_scan_momentum_uses_earlier_snapshots():
     assert out["momentum_15m_pct"] == pytest.approx(4.0)
     assert out["momentum_5m_pct"] == pytest.approx((52 / 51 - 1) * 100)
     assert np.isnan(run_scan(snapshots(X=snapshot(NOW)), daily_references("X")).loc["X", "momentum_5m_pct"])
+    gap = run_scan(snapshots(X=snapshot(NOW)), daily_references("X"), earlier=earlier[:2]).loc["X"]
+    assert gap["momentum_15m_pct"] == pytest.approx(4.0)
+    assert np.isnan(gap["momentum_5m_pct"])
 
 
 def test_scan_ranks_fallers_like_risers_when_shorts_are_allowed():

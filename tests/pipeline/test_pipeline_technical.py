@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_frames import CFG, SESSION, candidates, candles, instant_after, new_york
 
+from catalyst.pipeline.bar_matrix import bar_matrix_of, resample_bars
 from catalyst.pipeline.frame import remaining_symbols
 from catalyst.pipeline.score import score
 from catalyst.pipeline.technical import technical
@@ -90,6 +91,32 @@ def test_technical_has_enough_votes_by_ten_o_clock():
     assert np.isnan(row["rsi"])
     assert np.isnan(row["adx"])
     assert row["stop_atr"] == pytest.approx(1.5 * np.sqrt(5 / 390))
+
+
+def test_technical_gives_no_weight_to_a_timeframe_without_history():
+    """Without daily bars the agreement is the one of the other timeframes alone, not half way to neutral."""
+    bars = candles("X", RISING_INTRADAY)
+    frame = candidates("X", side="long", pattern_confidence=0.6, price=bars["close"].iloc[-1])
+    no_days = daily_bars("X", RISING_DAYS).head(0)
+    agreements = [
+        technical(
+            frame, bars, no_days, SESSION, instant_after(bars),
+            CFG.technical.model_copy(update={"weight_daily": weight}), bar_minutes=5,
+        ).loc["X", "agreement"]
+        for weight in (0.0, 0.3, 2.0)
+    ]  # fmt: skip
+    assert agreements[0] > 0.7
+    assert agreements[1:] == [pytest.approx(agreements[0])] * 2
+
+
+def test_quarter_hour_bars_exist_only_when_they_have_ended():
+    """At 9:50 the bar of 9:45 has not ended: only that of 9:30 exists. A symbol without a bar has none."""
+    minutes = bar_matrix_of(candles("X", list(np.linspace(50, 51, 20)), 1))
+    for until, starts in (((9, 44), []), ((9, 45), [0]), ((9, 50), [0]), ((10, 0), [0, 900])):
+        quarter = resample_bars(minutes, SESSION.open.timestamp(), 900.0, new_york(*until).timestamp())
+        assert [float(at) - SESSION.open.timestamp() for at in quarter.time.ravel()] == starts, until
+    first = resample_bars(minutes, SESSION.open.timestamp(), 900.0, new_york(9, 50).timestamp())
+    assert (first.close[0, 0], first.volume[0, 0]) == (minutes.close[0, 14], 15e5)
 
 
 def test_technical_refuses_too_little_history_with_the_vote_count():

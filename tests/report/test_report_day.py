@@ -6,12 +6,12 @@ from decimal import Decimal
 from io import StringIO
 
 import pytest
-from report.traded_day import ACCOUNT, CYCLE, DAY, OPEN, write_day
+from report.traded_day import ACCOUNT, CYCLE, DAY, OPEN, write_day, write_trade
 from rich.console import Console
 
 from catalyst.domain.order import PositionSide
 from catalyst.report import status as status_report
-from catalyst.report.day import read_day_report
+from catalyst.report.day import max_drawdown, read_day_report
 from catalyst.report.events import DayEventFeed, DayEventKind
 from catalyst.report.exchange_audit import compare_with_exchange
 from catalyst.report.explain import explain
@@ -65,6 +65,26 @@ async def test_report_drawdown_is_the_deepest_fall_from_the_peak(day: Store) -> 
         result = await read_day_report(conn, DAY)
     assert result is not None
     assert result.figures.max_drawdown == Decimal("235.00")
+
+
+async def test_report_drawdown_follows_the_time_of_fills_of_both_sides(day: Store) -> None:
+    """A short whose orders are the newest gains 60 between the two exit fills of a loser: +250, −105, +60, −130 is a
+    fall of 175, in the order of the fills' times and not of their orders."""
+    async with day.tx("late_orders") as conn:
+        await write_trade(
+            conn, "AMZN", 4, [(30, "200.00")], [(30, "198.00")], "TAKE_PROFIT_HIT: AMZN", minutes=20.5,
+            side=PositionSide.SHORT,
+        )  # fmt: skip
+    async with day.read() as conn:
+        result = await read_day_report(conn, DAY)
+        fills = await reporting_queries.fills_of_day(conn, CYCLE)
+        rows = await reporting_queries.recent_positions(conn)
+    assert result is not None
+    assert result.trades[-1].pnl == Decimal("60.00")
+    assert result.figures.max_drawdown == Decimal("175.00")
+    # Fills in any order give one drawdown.
+    assert max_drawdown(sorted(fills, key=lambda fill: fill.order_id), rows) == Decimal("175.00")
+    assert max_drawdown(list(reversed(fills)), rows) == Decimal("175.00")
 
 
 async def test_report_trade_has_hold_time_unprotected_time_and_r_multiple(day: Store) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.fill_decision import Circumstances
-from catalyst.domain.order import PositionSide, Purpose, Side, Status
+from catalyst.domain.order import PositionSide, Purpose, Side, Status, side_for
 from catalyst.domain.report import Fill
 from catalyst.domain.report_decision import decide
 from catalyst.domain.rows import NewOrder
@@ -52,14 +52,14 @@ async def write_day(store: Store) -> None:
             conn, CYCLE, from_status=CycleStatus.IDLE, to_status=CycleStatus.SCANNING, at=SCANNED_AT
         )
         await _scan(conn)
-        await _trade(
+        await write_trade(
             conn, "AAPL", 1, [(100, "190.00")], [(100, "192.50")], "TAKE_PROFIT_HIT: AAPL", minutes=10
         )
-        await _trade(
+        await write_trade(
             conn, "MSFT", 2, [(30, "400.00"), (20, "400.50")], [(25, "396.00"), (25, "395.00")], "STOP_LOSS_HIT: MSFT",
             minutes=20,
         )  # fmt: skip
-        await _trade(conn, "NVDA", 3, [(10, "900.00")], [], None, minutes=30)
+        await write_trade(conn, "NVDA", 3, [(10, "900.00")], [], None, minutes=30)
         await _propose(conn)
         await alerts.raise_alert(
             conn, "JOB_FAILED", "the job scan failed", severity=alerts.WARNING, facts={}, at=SCANNED_AT
@@ -99,7 +99,7 @@ async def _scan(conn: Connection) -> None:
     )  # fmt: skip
 
 
-async def _trade(
+async def write_trade(
     conn: Connection,
     symbol: str,
     number: int,
@@ -107,18 +107,21 @@ async def _trade(
     exits: list[tuple[int, str]],
     reason: str | None,
     *,
-    minutes: int,
+    minutes: float,
+    side: PositionSide = PositionSide.LONG,
 ) -> None:
     """Fill an entry slice by slice, then exit it slice by slice, one minute apart."""
     at = OPEN + timedelta(minutes=minutes)
     shares = Decimal(sum(quantity for quantity, _ in entries))
+    is_long = side is PositionSide.LONG
+    low, high = Decimal("10.00"), Decimal("2000.00")
     order_id = await orders.insert(
         conn,
         NewOrder(
-            f"entry-{number}", symbol, Purpose.ENTRY, PositionSide.LONG, Side.BUY, shares, "limit", "day", "bracket",
-            cycle_id=CYCLE, limit_price=Decimal("1000.00"), bracket_stop=Decimal("10.00"),
-            bracket_target=Decimal("2000.00"), alpaca_order_id=f"broker-entry-{number}", signal_id=f"signal-{number}",
-            epoch=1,
+            f"entry-{number}", symbol, Purpose.ENTRY, side, side_for(side, Purpose.ENTRY), shares, "limit", "day",
+            "bracket", cycle_id=CYCLE, limit_price=Decimal(1000 if is_long else 100),
+            bracket_stop=low if is_long else high, bracket_target=high if is_long else low,
+            alpaca_order_id=f"broker-entry-{number}", signal_id=f"signal-{number}", epoch=1,
         ),
         status=Status.SUBMITTED, at=at, source="submit", note="test",
     )  # fmt: skip
@@ -127,17 +130,17 @@ async def _trade(
     row = await orders.get(conn, order_id)
     assert row.position_id is not None
     assert row.filled_avg_price is not None
-    await positions.set_levels(
-        conn, row.position_id, stop_loss=row.filled_avg_price - 2, take_profit=row.filled_avg_price + 6, at=at
-    )
+    sign = 1 if is_long else -1
+    stop, target = row.filled_avg_price - 2 * sign, row.filled_avg_price + 6 * sign
+    await positions.set_levels(conn, row.position_id, stop_loss=stop, take_profit=target, at=at)
     await positions.set_protection(conn, row.position_id, protected_at=at, unprotected_seconds=Decimal("1.5"))
     if not exits:
         return
     await orders.insert(
         conn,
         NewOrder(
-            f"exit-{number}", symbol, Purpose.EXIT, PositionSide.LONG, Side.SELL, shares, "market", "day", "simple",
-            cycle_id=CYCLE, position_id=row.position_id, alpaca_order_id=f"broker-exit-{number}", epoch=1,
+            f"exit-{number}", symbol, Purpose.EXIT, side, side_for(side, Purpose.EXIT), shares, "market", "day",
+            "simple", cycle_id=CYCLE, position_id=row.position_id, alpaca_order_id=f"broker-exit-{number}", epoch=1,
         ),
         status=Status.SUBMITTED, at=at, source="submit", note="test",
     )  # fmt: skip
@@ -166,7 +169,7 @@ async def _propose(conn: Connection) -> None:
         NewOrder(
             "proposed-1", "AMD", Purpose.ENTRY, PositionSide.LONG, Side.BUY, Decimal(12), "limit", "day", "bracket",
             cycle_id=CYCLE, limit_price=Decimal("150.00"), bracket_stop=Decimal("147.00"),
-            bracket_target=Decimal("159.00"), signal_id="signal-4", epoch=1,
+            bracket_target=Decimal("159.00"), signal_id="signal-proposed", epoch=1,
         ),
         status=Status.CREATED, at=OPEN + timedelta(minutes=40), source="submit", note="test",
     )  # fmt: skip

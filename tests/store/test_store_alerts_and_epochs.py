@@ -88,10 +88,10 @@ async def test_identical_alerts_at_once_are_one_row(store: Store):
 
 
 async def test_alert_repeats_after_its_window(store: Store):
-    """A persistent problem raises a new alert after the window; another subject is another alert."""
+    """A persistent problem raises a new alert every 15 minutes; another subject is another alert."""
     assert await _alert(store, "k")
-    assert not await _alert(store, "k", AT + alerts.DEDUPE_WINDOW - timedelta(seconds=1))
-    assert await _alert(store, "k", AT + alerts.DEDUPE_WINDOW)
+    assert not await _alert(store, "k", AT + timedelta(minutes=14, seconds=59))
+    assert await _alert(store, "k", AT + timedelta(minutes=15))
     assert await _alert(store, "other")
 
 

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from catalyst.daemon.trading_day.portfolio import read_portfolio
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
@@ -69,6 +70,63 @@ async def test_loss_warning_is_raised_once_across_restarts(database: str) -> Non
         await scenario.assert_consistent()
 
 
+async def test_each_crossing_of_the_threshold_raises_a_warning(database: str) -> None:
+    """A loss above the threshold, a recovery, and a second loss minutes later raise two warnings and two alerts; a loss
+    that stays raises no other."""
+    async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
+        await scenario.given_position("AAPL", 20)
+        for price in ("188.40", "189.90", "188.40"):
+            scenario.print_trade("AAPL", price)
+            await scenario.advance(seconds=130)
+        events = await scenario.conn.fetchval(
+            "SELECT count(*) FROM risk_events WHERE event_type = 'DAILY_LOSS_WARNING'"
+        )
+        alerts = await scenario.conn.fetch("SELECT repeats FROM alerts WHERE event = 'DAILY_LOSS_WARNING'")
+        assert (events, [row["repeats"] for row in alerts]) == (2, [0, 0])
+        assert scenario.held_qty("AAPL") == 20
+
+
+async def test_loss_of_exactly_the_limit_stops_the_day(database: str) -> None:
+    """20 shares bought at 190.01 and marked at 188.01 lose 40.00, the limit; the broker's equity shows 39.80. The worse
+    result counts, and the limit itself stops the day."""
+    async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "188.02")
+        await scenario.advance(seconds=130)
+        reason = await scenario.conn.fetchval(
+            "SELECT message FROM risk_events WHERE event_type = 'EMERGENCY_STOP'"
+        )
+        assert reason == "daily loss 40.00 reached the limit 40.00"
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()
+
+
+async def test_portfolio_counts_proposals_and_open_remainders(database: str) -> None:
+    """The risk check sees a half filled entry as 8 held and 12 working shares. It sees a waiting proposal as a working
+    entry whose buying power the broker has not deducted."""
+    async with open_scenario(database, execution={"partial_entry_grace_seconds": 60}) as scenario:
+        for symbol in ("AAPL", "MSFT"):
+            scenario.print_trade(symbol, "190.00")
+        await scenario.advance(seconds=1)
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await insert_proposal(scenario, "MSFT")
+        await scenario.advance(seconds=3)
+        components = scenario.components
+        assert components is not None
+        assert components.current_day.cycle_id is not None
+        portfolio, account = await read_portfolio(
+            components.store, components.broker, components.gate, cycle_id=components.current_day.cycle_id,
+            start_equity=None, sectors={"AAPL": "Tech", "MSFT": "Tech"},
+        )  # fmt: skip
+        assert [(held.symbol, held.quantity) for held in portfolio.positions] == [("AAPL", 8)]
+        working = {each.symbol: (each.quantity, each.in_buying_power) for each in portfolio.working}
+        assert working == {"AAPL": (12, True), "MSFT": (10, False)}
+        assert portfolio.slots_used() == 2
+        assert portfolio.sector_value("Tech") == 8 * Decimal("189.99") + 22 * Decimal("190.10")
+        assert account.restriction is None
+
+
 async def test_loss_limit_flattens_and_latches_the_day(database: str) -> None:
     """A breached loss limit ends flat and stays latched after a restart; a resume is refused during the
     cooldown and opens no entries after it."""
@@ -109,6 +167,25 @@ async def test_position_over_hold_time_limit_is_exited(database: str) -> None:
         position = await scenario.position("AAPL")
         assert position is not None
         assert (scenario.held_qty("AAPL"), position["close_reason"][:10]) == (0, "TIME_LIMIT")
+        await scenario.assert_consistent()
+
+
+async def test_two_positions_over_the_hold_time_limit_exit_in_one_check(database: str) -> None:
+    """Two positions that are held too long at one check are both exited by it."""
+    async with open_scenario(database, positions={"max_hold_time_minutes": 10}) as scenario:
+        for symbol in ("AAPL", "MSFT"):
+            scenario.print_trade(symbol, "190.00")
+        await scenario.advance(seconds=1)
+        for symbol in ("AAPL", "MSFT"):
+            await scenario.submit_entry(symbol, 20, **ENTRY)
+            scenario.print_trade(symbol, "190.20", after=600)
+        await scenario.advance(minutes=12)
+        exits = [await scenario.position(symbol) for symbol in ("AAPL", "MSFT")]
+        assert all(
+            position is not None and position["close_reason"][:10] == "TIME_LIMIT" for position in exits
+        )
+        first, second = (position["exit_time"] for position in exits if position is not None)
+        assert abs(second - first) < timedelta(seconds=10)
         await scenario.assert_consistent()
 
 

@@ -2,8 +2,10 @@
 recorded as an adjustment and blocks its symbol; no row is changed to hide it."""
 
 import asyncio
+from decimal import Decimal
 
 import asyncpg
+import orjson
 import pytest
 
 from catalyst.daemon.reconciliation.reconciler import ReconciliationResult
@@ -154,6 +156,36 @@ async def test_reconciliation_reports_missing_shares_without_orders(database: st
         await scenario.advance(seconds=70)
         assert not scenario.components.gate.symbols.has(SymbolReason.MISMATCHED, "AAPL")
         await scenario.assert_consistent()
+
+
+async def test_reconciliation_reports_each_symbol_that_differs_at_once(database: str) -> None:
+    """Two symbols whose shares differ at once raise one alert each, with their own figures, adjustment and quarantine
+    row. A third figure is a new discrepancy; the one that stays is not reported again."""
+    async with open_scenario(database) as scenario:
+        held = {}
+        for symbol in ("AAPL", "MSFT"):
+            await scenario.given_position(symbol, 20)
+            held[symbol] = scenario.server.exchange.state.account.positions[symbol]
+        held["AAPL"].qty, held["MSFT"].qty = Decimal(19), Decimal(18)
+        await scenario.advance(seconds=90)
+        held["MSFT"].qty = Decimal(17)
+        await scenario.advance(seconds=90)
+        expected = [
+            f"QTY_MISMATCH {symbol}: 20 shares in the database, {shares} at the broker"
+            for symbol, shares in (("AAPL", 19), ("MSFT", 18), ("MSFT", 17))
+        ]
+        rows = await scenario.conn.fetch(
+            "SELECT message, facts FROM alerts WHERE event = 'QTY_MISMATCH' ORDER BY alert_id"
+        )
+        assert [row["message"].partition(";")[0] for row in rows] == expected
+        assert [orjson.loads(row["facts"])["symbol"] for row in rows] == ["AAPL", "MSFT", "MSFT"]
+        quarantined = await scenario.conn.fetch("SELECT reason FROM quarantine ORDER BY quarantine_id")
+        assert [row["reason"] for row in quarantined] == expected
+        notes = "SELECT note FROM order_events WHERE kind = 'adjustment' ORDER BY seq"
+        assert [row["note"] for row in await scenario.conn.fetch(notes)] == expected
+        assert scenario.components is not None
+        blocked = [scenario.components.gate.symbols.has(SymbolReason.MISMATCHED, symbol) for symbol in held]
+        assert blocked == [True, True]
 
 
 async def test_reconciliation_runs_four_statements_for_any_position_count(

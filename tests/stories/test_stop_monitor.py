@@ -1,5 +1,9 @@
 """Stop monitor: long and short positions, valid prices only, and two observations before an exit."""
 
+from decimal import Decimal
+
+from catalyst.domain.errors import DatabaseContention
+from catalyst.domain.fault_points import Moment
 from tests.stories.scenario import Scenario, open_scenario
 
 SHORT_BRACKET = {"limit": "189.90", "stop": "192.00", "target": "186.00"}
@@ -19,6 +23,10 @@ async def test_stop_monitor_covers_short_positions(database: str) -> None:
         await scenario.submit_entry("AAPL", 20, side="short", **SHORT_BRACKET)
         await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == -20
+        await scenario.advance(seconds=35)
+        position = await scenario.position("AAPL")
+        assert position is not None  # marked at the ask, where it would buy
+        assert (position["last_price"], position["unrealized_pnl"]) == (Decimal("190.01"), Decimal("-0.40"))
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
         scenario.print_trade("AAPL", "192.40")
         await scenario.advance(seconds=45)
@@ -42,6 +50,45 @@ async def test_stop_monitor_requires_two_prints(database: str) -> None:
         scenario.print_trade("AAPL", "187.40")
         await scenario.advance(seconds=10)
         assert await scenario.count_submitted("AAPL") == 2
+
+
+async def test_return_of_the_price_ends_a_breach(database: str) -> None:
+    """One print below the stop, a return above it, and one print below again are no two observations of one breach; the
+    next print is the second of the new one."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
+        remove_quotes(scenario, "AAPL")
+        for price in ("187.50", "189.00", "187.40"):
+            scenario.print_trade("AAPL", price)
+            await scenario.advance(seconds=45)
+        assert scenario.held_qty("AAPL") == 20
+        assert await scenario.count_submitted("AAPL") == 1
+        scenario.print_trade("AAPL", "187.30")
+        await scenario.advance(seconds=10)
+        assert await scenario.count_submitted("AAPL") == 2
+
+
+async def test_mark_whose_write_failed_is_written_at_the_next_refresh(database: str) -> None:
+    """The database refuses one write of marks: the next refresh writes the unchanged price."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(seconds=60)
+        refused: list[str] = []
+
+        def refuse_once(step: str, moment: Moment) -> None:
+            if step == "mark" and moment is Moment.BEFORE and not refused:
+                refused.append(step)
+                raise DatabaseContention("set by the test")
+
+        scenario.crash_trigger.on_step = refuse_once
+        scenario.print_trade("AAPL", "190.50")
+        await scenario.advance(seconds=31)
+        assert refused == ["mark"]
+        await scenario.advance(seconds=31)
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert position["last_price"] == Decimal("190.49")
 
 
 async def test_stop_monitor_uses_broker_price_without_market_data(database: str) -> None:
