@@ -53,8 +53,10 @@ random-faults: setup
 	@$(PY) -m tests.crash.random_faults --seeds $(or $(SEEDS),200) --first-seed $(or $(FIRST_SEED),1)
 
 # Plant each slip of tests/mutants/ in a copy of the tree and run the tests that should catch it; writes docs/mutants.md.
+# Then switch off the code behind a sample of the promises: their tests must fail.
 mutants: setup
 	@$(PY) -m tests.mutants
+	@$(PY) -m tests.census_sample
 
 lock: setup
 	@$(PY) -m pip install --quiet uv
