@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 
 from catalyst import embedded
 from catalyst.clock import ManualClock
-from catalyst.store import migrate
+from catalyst.store import account_lock, migrate, pool
 from catalyst.store.pool import Store, open_store
 
 # Every run uses fixed examples; HYPOTHESIS_PROFILE=long draws many new ones.
@@ -106,6 +106,16 @@ def isolated_data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     """Let daemons keep their data in the session's folder instead of the home folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("share")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def long_database_limits() -> Iterator[None]:
+    """Wait half a minute for a connection and for a ping: with the two seconds of the product, a machine that
+    stalls would be a database outage. Tests of these limits set their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 30.0)
+        patch.setattr(account_lock, "_PING_TIMEOUT_S", 30.0)
         yield
 
 

@@ -129,10 +129,10 @@ async def test_manual_clock_waits_for_its_conditions_before_advancing(manual: Ma
 async def test_manual_clock_raises_when_an_effect_never_ends():
     """The clock raises RuntimeError with the number of effects in flight instead of waiting for ever."""
 
-    class Impatient(ManualClock):
-        _PATIENCE = 0.01
+    class ShortHoldClock(ManualClock):
+        _MAX_HOLD_S = 0.01
 
-    clock = Impatient(START)
+    clock = ShortHoldClock(START)
     with clock.hold(), pytest.raises(RuntimeError, match="1 effects in flight"):
         await clock.advance(SECOND)
 

@@ -4,8 +4,10 @@ from datetime import UTC, datetime
 import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
+from catalyst.broker.request import Timeouts
 from catalyst.clock import ManualClock
 from tests.broker.scripted_server import KEY, SECRET, ScriptedServer, serve_scripted
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -34,6 +36,7 @@ async def broker(
         key=KEY,
         secret=SECRET,
         epoch=7,
+        timeouts=Timeouts(connect=LIMIT_S, read=LIMIT_S, total=LIMIT_S),
         on_malformed=lambda reason, raw: malformed.append((reason, raw)),
     )
     yield client

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli.shell import Shell, is_running, processes_using, wait_until
+from cli.shell import TIMEOUT_S, Shell, is_running, processes_using, wait_until
 
 from catalyst import embedded
 
@@ -29,7 +29,7 @@ def exchange(shell: Shell) -> Iterator[Shell]:
     (shell.folder / "config.yaml").write_text(f"broker: {{simulator: 'http://127.0.0.1:{port}'}}\n")
     yield shell
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(TIMEOUT_S) == 0
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_commands_are_answered_by_a_running_daemon(daemon: "tuple[Shell, subproc
 
     assert shell.read_json("flatten")["flat"] is True
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(TIMEOUT_S) == 0
     assert shell.read_json("status", exit_code=1)["daemon"]["alive"] is False
 
 
@@ -83,7 +83,7 @@ def test_daemon_log_lines_are_json_in_market_time_without_secrets(
     """Through a pipe every line starts with at, level and event; no line has the database's address."""
     shell, process = daemon
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(60) == 0
+    assert process.wait(TIMEOUT_S) == 0
     lines = [json.loads(line) for line in shell.log("daemon").splitlines()]
     assert lines
     for line in lines:
@@ -109,7 +109,7 @@ def test_simulator_exits_when_its_parent_exits(shell: Shell) -> None:
     wait_until((shell.folder / "port").exists, "the exchange")
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(60) == 0
+    assert process.wait(TIMEOUT_S) == 0
 
 
 def test_sim_command_refuses_a_port_in_use(exchange: Shell) -> None:
@@ -163,7 +163,7 @@ def test_demo_leaves_no_process_when_interrupted_or_killed(
     log = demo_folder / "daemon.log"
     wait_until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
     process.send_signal(number)
-    code = process.wait(90)
+    code = process.wait(TIMEOUT_S)
     assert code == (-signal.SIGKILL if number is signal.SIGKILL else 130), shell.log("demo")
     wait_until(lambda: not processes_using(demo_folder), f"the end of {processes_using(demo_folder)}")
     if number is signal.SIGINT:
@@ -179,7 +179,7 @@ def test_demo_names_the_crashed_process_with_its_last_log_lines(shell: Shell, de
     wait_until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
     (exchange,) = (pid for pid in children_of(process.pid) if " sim " in command_of(pid))
     subprocess.run(["kill", "-9", str(exchange)], check=True)
-    assert process.wait(90) == 1
+    assert process.wait(TIMEOUT_S) == 1
     assert "the exchange ended with code -9" in shell.log("demo")
     assert "Traceback" not in shell.log("demo")
     wait_until(lambda: not processes_using(demo_folder), f"the end of {processes_using(demo_folder)}")

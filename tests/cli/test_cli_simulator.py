@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.shell import Shell, wait_until
+from cli.shell import TIMEOUT_S, Shell, wait_until
 
 from catalyst.cli.simulator_start import last_saved_instant, parse_start
 from catalyst.domain.errors import UserError
@@ -98,7 +98,7 @@ class ExchangeUser:
     def stop_exchange(self, number: signal.Signals) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(TIMEOUT_S)
 
     def request(self, path: str, **body: Any) -> Any:
         keys = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}

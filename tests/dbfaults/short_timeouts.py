@@ -18,6 +18,23 @@ COMMAND_TIMEOUT_S: Final = 0.8
 ACQUIRE_TIMEOUT_S: Final = 0.5
 
 
+def open_connections(store: Store) -> list[Connection]:
+    """Return the open connections of a store, pooled and reserved."""
+    driver_pool: Any = store._pool
+    pooled = [holder._con for holder in driver_pool._holders if holder._con is not None]
+    return [*pooled, *store._reserved._idle, *store._reserved._in_use]
+
+
+@asynccontextmanager
+async def short_lock_timeout(store: Store) -> AsyncIterator[None]:
+    """Let the open connections wait a fifth of a second for a lock; for a lock that the test holds meanwhile."""
+    for conn in open_connections(store):
+        await conn.execute("SET lock_timeout = 200")
+    yield
+    for conn in open_connections(store):
+        await conn.execute("RESET lock_timeout")
+
+
 def shorten_command_timeout(conn: Connection) -> None:
     """Let the statements of a connection wait less than a second; for one that gets no answer any more."""
     driver: Any = getattr(conn, "_con", conn)
@@ -47,9 +64,7 @@ class SilenceTimeouts:
         self._patch.setattr(pool, "_open_connection", open_shortly)
         driver_pool: Any = store._pool
         self._patch.setitem(driver_pool._connect_kwargs, "timeout", COMMAND_TIMEOUT_S)
-        reserved = store._reserved
-        pooled = [holder._con for holder in driver_pool._holders if holder._con is not None]
-        for conn in (*pooled, *reserved._idle, *reserved._in_use):
+        for conn in open_connections(store):
             shorten_command_timeout(conn)
 
     def end(self) -> None:

@@ -19,7 +19,6 @@ from catalyst.clock import ManualClock
 from catalyst.daemon.startup import open_database
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import ConfigInvalid
-from catalyst.store import pool
 from tests.dbfaults.dedicated_server import DedicatedServer, open_dedicated_server
 from tests.dbfaults.proxied_scenario import (
     assert_sent_once,
@@ -27,7 +26,7 @@ from tests.dbfaults.proxied_scenario import (
     submit_entry,
     wait_for_entry_gate,
 )
-from tests.dbfaults.short_timeouts import exhausted_pool
+from tests.dbfaults.short_timeouts import exhausted_pool, short_lock_timeout
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import Scenario, open_scenario
 from tests.stories.test_operator_actions import order_by_hand
@@ -143,18 +142,15 @@ async def test_exhausted_pool_blocks_entries_until_released(database: str) -> No
         await assert_recovers(scenario, events_before)
 
 
-async def test_locked_rows_are_retried_after_lock_timeout(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_locked_rows_are_retried_after_lock_timeout(database: str) -> None:
     """Rows locked by another transaction are retried after the lock time-out without a failed invariant, and
     booked later."""
-    monkeypatch.setattr(pool, "LOCK_TIMEOUT_MS", 200)
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         other = await asyncpg.connect(database)
-        async with other.transaction():
+        async with short_lock_timeout(scenario.components.store), other.transaction():
             await other.execute("SELECT 1 FROM positions FOR UPDATE")
             await other.execute("SELECT 1 FROM orders FOR UPDATE")
             scenario.print_trade("AAPL", "194.05")
@@ -165,17 +161,15 @@ async def test_locked_rows_are_retried_after_lock_timeout(
         await assert_recovers(scenario, events_before)
 
 
-async def test_external_order_is_adopted_after_lock_timeout(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_external_order_is_adopted_after_lock_timeout(database: str) -> None:
     """An external order that comes while the orders are locked is no order that the database cannot store: it is
     adopted once the lock is gone."""
-    monkeypatch.setattr(pool, "LOCK_TIMEOUT_MS", 200)
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
+        assert scenario.components is not None
         other = await asyncpg.connect(database)
-        async with other.transaction():
+        async with short_lock_timeout(scenario.components.store), other.transaction():
             await other.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
             await order_by_hand(scenario, "AAPL", "buy", 3, type="limit", limit_price="100.00")
             await scenario.advance(seconds=70)

@@ -14,6 +14,7 @@ from catalyst.store import pool
 from catalyst.store.pool import RESERVED_CONNECTION_COUNT, Store, open_store
 from tests.dbfaults.postgres_proxy import open_proxy
 from tests.simulator.manual_feed import at
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -48,9 +49,12 @@ async def test_sequential_order_statements_share_one_connection(database: str, c
     await store.close()
 
 
-async def test_cancelled_statement_is_rolled_back(database: str, clock: ManualClock) -> None:
+async def test_cancelled_statement_is_rolled_back(
+    database: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A statement waits for a lock and is cancelled: the server has ended it before the cancellation reaches
     the caller."""
+    monkeypatch.setattr(pool, "LOCK_TIMEOUT_MS", 60_000)  # the cancellation ends the wait, not the limit
     store = await open_writable_store(database, clock)
     other = await asyncpg.connect(database)
     await other.execute("CREATE TABLE held (n int); INSERT INTO held VALUES (1)")
@@ -105,7 +109,8 @@ async def test_connect_to_silent_server_times_out(
         store = await open_writable_store(proxy.dsn, clock)
         proxy.silent = True
         await store.expire()
-        async with asyncio.timeout(60) as hung:
+        monkeypatch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 0.3)
+        async with asyncio.timeout(LIMIT_S) as hung:
             with pytest.raises(DatabaseUnavailable) as silent:
                 async with store.order_statement("read"):
                     pass

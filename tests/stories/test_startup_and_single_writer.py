@@ -133,10 +133,11 @@ def test_host_lock_is_exclusive_and_freed_by_exit(tmp_path: Path) -> None:
     HostLock.acquire(tmp_path, "PA2", "process 13").release()
     first.release()
     script = (
-        "import sys, pathlib, time; from catalyst.daemon.trading_state.host_lock import HostLock;"
-        "HostLock.acquire(pathlib.Path(sys.argv[1]), 'PA1', 'a child'); print('locked', flush=True); time.sleep(60)"
+        "import sys, pathlib; from catalyst.daemon.trading_state.host_lock import HostLock;"
+        "HostLock.acquire(pathlib.Path(sys.argv[1]), 'PA1', 'a child'); print('locked', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as child:
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"locked\n"
         with pytest.raises(AnotherDaemonRunning, match="a child"):
