@@ -26,6 +26,7 @@ MAX_UNBOOKED_REFUSALS: Final = 15  # the same for UNBOOKED_CODES
 UNBOOKED_CODES: Final = ("NOT_EXIT", "INSUFFICIENT_QTY", "NOT_SHORTABLE")
 HARD_TO_BORROW: Final = "HARD_TO_BORROW"  # the broker accepts only day orders
 PRICE_RULE: Final = "PRICE_RULE"  # the price is beyond the stop or the target already
+PRICE_RULE_VALID_FOR: Final = timedelta(seconds=30)  # afterwards the price may be between the levels again
 MAX_OCO_REFUSALS: Final = 2  # after that many, shares that may not be exited get a simple stop
 FIRST_PAUSE: Final = timedelta(seconds=1)
 MAX_PAUSE: Final = timedelta(seconds=60)
@@ -54,11 +55,13 @@ class Refusal:
 class ProtectionRules:
     """What differs between kinds of shares.
 
-    `may_exit`: exit the shares when no stop is accepted; else try for ever. `confirm_after`: how long the shares must
-    have been seen without a stop. `time_in_force`: of the orders.
+    `may_exit`: exit the shares when no stop is accepted; else try for ever, with growing pauses. `may_cancel_exits`:
+    working exits that do not protect exactly these shares are replaced; else they are left as they are.
+    `confirm_after`: how long the shares must have been seen without a stop. `time_in_force`: of the orders.
     """
 
     may_exit: bool
+    may_cancel_exits: bool = True
     confirm_after: timedelta = timedelta(0)
     time_in_force: str = "day"
 
@@ -69,13 +72,14 @@ class HeldShares:
 
     `since`: when `state` was first seen. `entry_since`: when the entry that still works had its first fill; None
     without such an entry. `entry_grace`: how long it may fill. `refusals`: of the last orders, oldest first, back to
-    the last accepted one.
+    the last accepted one. `earlier_refusals`: those before it.
     """
 
     state: Protection
     since: datetime
     exits_working: bool
     refusals: Sequence[Refusal] = ()
+    earlier_refusals: Sequence[Refusal] = ()
     entry_since: datetime | None = None
     entry_grace: timedelta = timedelta(0)
 
@@ -99,7 +103,7 @@ def next_protection_step(shares: HeldShares, rules: ProtectionRules, now: dateti
     if shares.state is Protection.PROTECTED:
         return ProtectionStep(ProtectionAction.CONFIRM)
     if shares.state is Protection.EXCESS:
-        return WAIT if seen_for < EXCESS_GRACE else _cancel(EXCESS_REASON)
+        return WAIT if seen_for < EXCESS_GRACE else _cancel(EXCESS_REASON, rules)
     if shares.state is Protection.PENDING and seen_for < ACKNOWLEDGE_GRACE:
         return WAIT
     if shares.entry_since is not None:
@@ -109,33 +113,37 @@ def next_protection_step(shares: HeldShares, rules: ProtectionRules, now: dateti
         return WAIT
     if shares.exits_working:
         is_pending = shares.state is Protection.PENDING
-        return _cancel(UNACKNOWLEDGED_REASON if is_pending else REPLACED_REASON)
-    return _place_or_exit(shares.refusals, rules, now)
+        return _cancel(UNACKNOWLEDGED_REASON if is_pending else REPLACED_REASON, rules)
+    return _place_or_exit(shares, rules, now)
 
 
-def _cancel(reason: str) -> ProtectionStep:
-    return ProtectionStep(ProtectionAction.CANCEL_EXITS, reason=reason)
+def _cancel(reason: str, rules: ProtectionRules) -> ProtectionStep:
+    return ProtectionStep(ProtectionAction.CANCEL_EXITS, reason=reason) if rules.may_cancel_exits else WAIT
 
 
 def refusals_of(rows: Sequence[OrderRow]) -> list[Refusal]:
     """Return the refusals since the last order that the broker accepted; `rows` are the orders sent, oldest first."""
-    refusals: list[Refusal] = []
-    for row in reversed(rows):
-        if row.status is not Status.REJECTED:
-            break
-        refusals.insert(0, Refusal(str(row.rejection_reason), row.created_at))
-    return refusals
+    accepted = [number for number, row in enumerate(rows, 1) if row.status is not Status.REJECTED]
+    return all_refusals_of(rows[accepted[-1] if accepted else 0 :])
 
 
-def _place_or_exit(refusals: Sequence[Refusal], rules: ProtectionRules, now: datetime) -> ProtectionStep:
+def all_refusals_of(rows: Sequence[OrderRow]) -> list[Refusal]:
+    """Return the refusals of all these orders, oldest first."""
+    return [
+        Refusal(str(row.rejection_reason), row.created_at) for row in rows if row.status is Status.REJECTED
+    ]
+
+
+def _place_or_exit(shares: HeldShares, rules: ProtectionRules, now: datetime) -> ProtectionStep:
     """Place an OCO, after a pause when the last one was refused; after too many refusals do what the rules allow."""
-    last = refusals[-1] if refusals else None
-    if rules.may_exit and last is not None and _is_hopeless(last, len(refusals)):
-        return ProtectionStep(ProtectionAction.EXIT, reason=last.text)
-    if is_in_pause(refusals, now):
+    refusals = shares.refusals
+    if rules.may_exit and refusals and _is_hopeless(refusals, now):
+        return ProtectionStep(ProtectionAction.EXIT, reason=refusals[-1].text)
+    if is_in_pause(refusals, now, growing=not rules.may_exit):
         return WAIT
-    borrowed = [refusal for refusal in refusals if refusal.text.startswith(HARD_TO_BORROW)]
-    use_simple_stop = not rules.may_exit and len(refusals) - len(borrowed) >= MAX_OCO_REFUSALS
+    ever = (*shares.earlier_refusals, *refusals)
+    borrowed = [refusal for refusal in ever if refusal.text.startswith(HARD_TO_BORROW)]
+    use_simple_stop = not rules.may_exit and len(ever) - len(borrowed) >= MAX_OCO_REFUSALS
     return ProtectionStep(
         ProtectionAction.PLACE,
         order_class="simple" if use_simple_stop else "oco",
@@ -143,20 +151,21 @@ def _place_or_exit(refusals: Sequence[Refusal], rules: ProtectionRules, now: dat
     )
 
 
-def _is_hopeless(last: Refusal, count: int) -> bool:
-    if last.text.startswith(PRICE_RULE):
+def _is_hopeless(refusals: Sequence[Refusal], now: datetime) -> bool:
+    last = refusals[-1]
+    if last.text.startswith(PRICE_RULE) and now - last.at < PRICE_RULE_VALID_FOR:
         return True
-    return count >= (MAX_UNBOOKED_REFUSALS if last.text.startswith(UNBOOKED_CODES) else MAX_REFUSALS)
+    return len(refusals) >= (MAX_UNBOOKED_REFUSALS if last.text.startswith(UNBOOKED_CODES) else MAX_REFUSALS)
 
 
-def is_in_pause(refusals: Sequence[Refusal], now: datetime) -> bool:
+def is_in_pause(refusals: Sequence[Refusal], now: datetime, *, growing: bool = True) -> bool:
     """Return true during the pause after these refusals.
 
-    It doubles with each refusal; it stays short while the broker has not booked the shares yet.
+    A growing pause doubles with each refusal; it stays short while the broker has not booked the shares yet.
     """
     if not refusals:
         return False
-    doublings = len(refusals) - 1
+    doublings = len(refusals) - 1 if growing else 0
     if refusals[-1].text.startswith(UNBOOKED_CODES):
         doublings = max(0, len(refusals) - MAX_UNBOOKED_REFUSALS)
     pause: timedelta = min(FIRST_PAUSE * 2 ** min(doublings, 10), MAX_PAUSE)

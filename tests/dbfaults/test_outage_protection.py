@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
-from tests.dbfaults.proxied_scenario import assert_sent_once, open_proxied_scenario
+from tests.dbfaults.proxied_scenario import open_proxied_scenario
 from tests.stories.scenario import ENTRY, Facts, Scenario
-
-pytestmark = pytest.mark.usefixtures("short_timeouts")
+from tests.stories.test_operator_actions import order_by_hand
 
 OUTAGE_OCO = {"method": "POST", "route": "/v2/orders", "client_order_id": "*-zp"}
 
@@ -22,35 +19,27 @@ def live_orders(scenario: Scenario) -> list[tuple[str, str, int]]:
     return sorted((str(o.order_class), str(o.type), int(o.qty)) for o in live)
 
 
-async def test_held_stop_without_target_is_replaced_during_database_outage(
-    database: str, tmp_path: Path
-) -> None:
-    """A stop that stays held behind a cancelled target cannot trigger: it is cancelled and an OCO follows."""
+async def test_exits_of_others_are_left_alone_during_database_outage(database: str, tmp_path: Path) -> None:
+    """A person buys shares of our symbol and sets an exit: neither it nor our stop and target are cancelled."""
     async with open_proxied_scenario(database, database=spool_in(tmp_path)) as (scenario, proxy, _):
-        await scenario.inject_fault("leg_cancel", symbol="AAPL", role="take_profit")
-        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.given_position("AAPL", 20)
+        own = live_orders(scenario)
         proxy.refuse_connections()
-        scenario.print_trade("AAPL", "190.00")
-        await scenario.advance(seconds=15)
-        assert scenario.held_qty("AAPL") == 20
-        assert live_orders(scenario) == [("oco", "limit", 20), ("oco", "stop", 20)]
-
+        await scenario.advance(seconds=10)
+        await order_by_hand(scenario, "AAPL", "buy", 10)
+        await scenario.advance(seconds=1)
+        await order_by_hand(scenario, "AAPL", "sell", 10, type="limit", limit_price="205")
+        await scenario.advance(seconds=60)
+        assert scenario.held_qty("AAPL") == 30
+        assert live_orders(scenario) == sorted([*own, ("simple", "limit", 10)])
         proxy.resume()
         await scenario.advance(seconds=60)
-        scenario.print_trade("AAPL", "187.90")
-        await scenario.advance(seconds=10)
-        assert scenario.held_qty("AAPL") == 0
-        position = await scenario.position("AAPL")
-        assert position is not None
-        assert position["close_reason"].startswith("STOP_LOSS_HIT")
-        await assert_sent_once(scenario)
-        await scenario.assert_consistent()
 
 
 async def test_position_whose_stop_is_refused_is_exited_during_database_outage(
     database: str, tmp_path: Path
 ) -> None:
-    """After four refusals, with pauses of 1, 2 and 4 s between, the shares are sold; the reason is the broker's."""
+    """After four refusals, a second apart, the shares are sold; the reason is the broker's."""
     async with open_proxied_scenario(database, database=spool_in(tmp_path)) as (scenario, proxy, _):
         await scenario.inject_fault("partial", symbol="AAPL", qty="8")
         await scenario.inject_fault(

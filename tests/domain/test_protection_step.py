@@ -18,7 +18,7 @@ from catalyst.domain.protection_step import (
 NOW = datetime(2026, 6, 17, 14, 30, tzinfo=UTC)
 POSITION = ProtectionRules(may_exit=True)
 ORPHAN = ProtectionRules(may_exit=False, time_in_force="gtc")
-OUTAGE = ProtectionRules(may_exit=True, confirm_after=timedelta(seconds=2))
+OUTAGE = ProtectionRules(may_exit=True, may_cancel_exits=False, confirm_after=timedelta(seconds=2))
 GRACE = timedelta(seconds=8)
 UNBOOKED = "NOT_EXIT: oco orders must be exit orders"
 REFUSED = "SUBMIT_FAILED: trade denied"
@@ -53,16 +53,17 @@ BARE = Protection.UNPROTECTED
         (shares(Protection.INACTIVE_LEGS, entry_since=NOW - seconds(7.9), entry_grace=GRACE), POSITION, "wait", ""),
         (shares(Protection.INACTIVE_LEGS, entry_since=NOW - GRACE, entry_grace=GRACE), POSITION, "cancel_entry", ""),
         (shares(Protection.PARTIAL, 0, exits_working=True), POSITION, "cancel_exits", "OCO"),
-        (shares(Protection.PARTIAL, 1.9, exits_working=True), OUTAGE, "wait", ""),
-        (shares(Protection.PARTIAL, 2, exits_working=True), OUTAGE, "cancel_exits", "OCO"),
+        (shares(Protection.PARTIAL, exits_working=True), OUTAGE, "wait", ""),
+        (shares(Protection.EXCESS, exits_working=True), OUTAGE, "wait", ""),
+        (shares(Protection.PENDING, exits_working=True), OUTAGE, "wait", ""),
         (shares(BARE, 0), POSITION, "place", ""),
         (shares(BARE, 1.9), OUTAGE, "wait", ""),
         (shares(BARE, 2), OUTAGE, "place", ""),
-        # A refusal: a pause that doubles, but not while the broker has not booked the shares.
-        (shares(BARE, **refused(REFUSED, ago=0.9)), POSITION, "wait", ""),
-        (shares(BARE, **refused(REFUSED, ago=1)), POSITION, "place", ""),
-        (shares(BARE, **refused(REFUSED, REFUSED, REFUSED, ago=3.9)), POSITION, "wait", ""),
-        (shares(BARE, **refused(REFUSED, REFUSED, REFUSED, ago=4)), POSITION, "place", ""),
+        # A pause after a refusal: for an orphan it doubles, but not while the broker has not booked the shares.
+        (shares(BARE, **refused(REFUSED, REFUSED, REFUSED, ago=0.9)), POSITION, "wait", ""),
+        (shares(BARE, **refused(REFUSED, REFUSED, REFUSED, ago=1)), POSITION, "place", ""),
+        (shares(BARE, **refused(REFUSED, REFUSED, REFUSED, ago=3.9)), ORPHAN, "wait", ""),
+        (shares(BARE, **refused(REFUSED, REFUSED, REFUSED, ago=4)), ORPHAN, "place", ""),
         (shares(BARE, **refused(*[UNBOOKED] * 14, ago=1)), POSITION, "place", ""),
         (shares(BARE, **refused(*[UNBOOKED] * 18, ago=7.9)), ORPHAN, "wait", ""),
         (shares(BARE, **refused(*[REFUSED] * 40, ago=59)), ORPHAN, "wait", ""),
@@ -71,7 +72,8 @@ BARE = Protection.UNPROTECTED
         (shares(BARE, **refused(*[REFUSED] * 4, ago=0)), POSITION, "exit", REFUSED),
         (shares(BARE, **refused(*[REFUSED] * 3, UNBOOKED, ago=1)), POSITION, "place", ""),
         (shares(BARE, **refused(*[UNBOOKED] * 15, ago=0)), POSITION, "exit", UNBOOKED),
-        (shares(BARE, **refused("PRICE_RULE: stop", ago=0)), POSITION, "exit", "PRICE_RULE: stop"),
+        (shares(BARE, **refused("PRICE_RULE: stop", ago=29)), POSITION, "exit", "PRICE_RULE: stop"),
+        (shares(BARE, **refused("PRICE_RULE: stop", ago=30)), POSITION, "place", ""),
         (shares(BARE, **refused("PRICE_RULE: stop")), ORPHAN, "place", ""),
         # Working exits are cancelled before anything is placed.
         (shares(BARE, exits_working=True, **refused(*[REFUSED] * 9)), POSITION, "cancel_exits", "OCO"),
@@ -85,21 +87,25 @@ def test_next_protection_step_follows_the_table(
 
 
 @pytest.mark.parametrize(
-    ("refusals", "rules", "order_class", "time_in_force"),
+    ("earlier", "refusals", "rules", "order_class", "time_in_force"),
     [
-        ([], POSITION, "oco", "day"),
-        ([], ORPHAN, "oco", "gtc"),
-        ([BORROW], ORPHAN, "oco", "day"),
-        ([BORROW, REFUSED], ORPHAN, "oco", "day"),
-        ([REFUSED, REFUSED], ORPHAN, "simple", "gtc"),
-        ([REFUSED, BORROW, REFUSED], ORPHAN, "simple", "day"),
-        ([REFUSED, REFUSED], POSITION, "oco", "day"),
+        ([], [], POSITION, "oco", "day"),
+        ([], [], ORPHAN, "oco", "gtc"),
+        ([], [BORROW], ORPHAN, "oco", "day"),
+        ([BORROW], [], ORPHAN, "oco", "day"),
+        ([], [BORROW, REFUSED], ORPHAN, "oco", "day"),
+        ([], [REFUSED, REFUSED], ORPHAN, "simple", "gtc"),
+        ([REFUSED, REFUSED], [], ORPHAN, "simple", "gtc"),
+        ([REFUSED, BORROW], [REFUSED], ORPHAN, "simple", "day"),
+        ([], [REFUSED, REFUSED], POSITION, "oco", "day"),
     ],
 )
 def test_order_to_place_depends_on_the_refusals(
-    refusals: list[str], rules: ProtectionRules, order_class: str, time_in_force: str
+    earlier: list[str], refusals: list[str], rules: ProtectionRules, order_class: str, time_in_force: str
 ) -> None:
-    step = next_protection_step(shares(BARE, **refused(*refusals)), rules, NOW)
+    """An orphan's order keeps the form that the broker accepted after earlier refusals."""
+    before = refused(*earlier)["refusals"]
+    step = next_protection_step(shares(BARE, earlier_refusals=before, **refused(*refusals)), rules, NOW)
     assert step.action is ProtectionAction.PLACE
     assert (step.order_class, step.time_in_force) == (order_class, time_in_force)
 

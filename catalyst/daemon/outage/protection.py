@@ -26,7 +26,6 @@ from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import (
     Protection,
-    default_levels,
     exit_orders_of_reports,
     protection_of,
 )
@@ -45,7 +44,8 @@ log = structlog.get_logger()
 
 CLIENT_ID_ROLE: Final = "zp"  # protection sent during a database outage
 # The broker's lists may lag, so two reads at least 2 s apart must show shares without a stop.
-RULES: Final = ProtectionRules(may_exit=True, confirm_after=timedelta(seconds=2))
+# Without rows it is not certain whose exits the broker shows, so none is cancelled.
+RULES: Final = ProtectionRules(may_exit=True, may_cancel_exits=False, confirm_after=timedelta(seconds=2))
 EXIT_TIMEOUT: Final = timedelta(seconds=30)
 ZERO: Final = Decimal(0)
 
@@ -68,13 +68,20 @@ class OutageProtection:
         default_factory=dict
     )  # by symbol, since the last accepted order
     _unprotectable: dict[str, str] = field(default_factory=dict)  # by symbol: the last refusal
+    _refused_count: dict[str, int] = field(default_factory=dict)  # by symbol: part of the next order's id
+    _outage_since: datetime | None = None
 
-    async def check(self) -> tuple[Sequence[PositionRow], Mapping[int, Sequence[OrderRow]]]:
-        """Do one step of protection for each unprotected position.
+    async def check(
+        self, outage_since: datetime
+    ) -> tuple[Sequence[PositionRow], Mapping[int, Sequence[OrderRow]]]:
+        """Do one step of protection for each unprotected position of the outage that began at `outage_since`.
 
         Return our positions with the broker's quantities, and the last known order rows by position id. When the broker
         cannot be read either, return the last known state without any step.
         """
+        if outage_since != self._outage_since:
+            self._outage_since = outage_since
+            self._forget_symbols_except(set())  # what an earlier outage showed is over
         last_known = self.outage_exit.last_known
         snapshot = await self.outage_exit.read_broker()
         if snapshot is None:
@@ -84,11 +91,17 @@ class OutageProtection:
             position = self._reconstruct_position(snapshot, snapshot.positions[symbol])
             if position is not None:
                 held.append(position)
-        self._states.keep({position.symbol for position in held})
+        self._forget_symbols_except({position.symbol for position in held})
         self.unprotected = set()
         for position in held:
             await self._protect_position(snapshot, position)
         return held, last_known.orders
+
+    def _forget_symbols_except(self, symbols: set[str]) -> None:
+        self._states.keep(symbols)
+        for by_symbol in (self._refusals, self._unprotectable, self._refused_count):
+            for symbol in by_symbol.keys() - symbols:
+                del by_symbol[symbol]
 
     def _reconstruct_position(self, snapshot: OutageSnapshot, held: PositionReport) -> PositionRow | None:
         """Return the last known position with the broker's quantity, or else one built from its entry order.
@@ -136,11 +149,10 @@ class OutageProtection:
         )
         working = snapshot.working_orders(symbol)
         entries = [order for order in working if _is_own_entry(order, position.side)]
-        exits = [order for order in working if order.side is side_for(position.side, Purpose.EXIT)]
         shares = HeldShares(
             state=state,
             since=self._states.update(symbol, state, now),
-            exits_working=bool(exits),
+            exits_working=len(working) > len(entries),
             refusals=self._refusals.get(symbol, ()),
             entry_since=min(
                 (self._partial_fill_since.setdefault(entry.broker_id, now) for entry in entries), default=None
@@ -152,24 +164,19 @@ class OutageProtection:
             self.unprotected.add(position.position_id)
         if step.action is not ProtectionAction.EXIT:
             self._unprotectable.pop(symbol, None)
-        if any(order.order_type == "market" for order in exits) or self._has_in_flight_request(symbol):
-            return  # an exit is under way, or a request of ours may still arrive
         match step.action:
             case ProtectionAction.CANCEL_ENTRY:
-                await self._cancel(entries)
-            case ProtectionAction.CANCEL_EXITS:
-                await self._cancel(exits)
+                for entry in entries:
+                    await self.outage_exit.cancel(entry)
             case ProtectionAction.PLACE:
-                async with self.outage_exit.lock:
-                    await self._place_protection(snapshot, position)
+                has_levels = position.stop_loss is not None and position.take_profit is not None
+                if has_levels and not self._has_in_flight_request(symbol):
+                    async with self.outage_exit.lock:
+                        await self._place_protection(snapshot, position)
             case ProtectionAction.EXIT:
                 self._unprotectable[symbol] = step.reason
             case _:
                 return  # nothing to do now
-
-    async def _cancel(self, orders: Sequence[OrderReport]) -> None:
-        for order in orders:
-            await self.outage_exit.cancel(order)
 
     def _has_in_flight_request(self, symbol: str) -> bool:
         """Return true while a request of ours in the symbol may still arrive."""
@@ -181,10 +188,10 @@ class OutageProtection:
         quantity = self.outage_exit.exit_quantity(snapshot, held)
         if quantity == 0 or abs(held.available) < quantity:
             return
-        stop, target = self._levels_of(position, held)
         order_states = sorted(f"{order.broker_id}:{order.filled_qty}" for order in snapshot.orders_of(symbol))
         refusals = self._refusals.setdefault(symbol, [])
-        cid = client_order_id(f"{symbol}|{quantity}|{'|'.join(order_states)}", CLIENT_ID_ROLE, len(refusals))
+        attempt = self._refused_count.get(symbol, 0)
+        cid = client_order_id(f"{symbol}|{quantity}|{'|'.join(order_states)}", CLIENT_ID_ROLE, attempt)
         request = OrderRequest(
             client_order_id=cid,
             symbol=symbol,
@@ -193,9 +200,9 @@ class OutageProtection:
             order_type="limit",
             time_in_force="day",
             order_class="oco",
-            limit_price=target,
-            take_profit=target,
-            stop_loss=stop,
+            limit_price=position.take_profit,
+            take_profit=position.take_profit,
+            stop_loss=position.stop_loss,
         )
         self.outage_exit.requests.symbols.add(SymbolReason.OUTAGE_EXIT, symbol)
         self.outage_exit.spool.write(
@@ -206,11 +213,13 @@ class OutageProtection:
             position_side=position.side,
             quantity=str(quantity),
             purpose=Purpose.TAKE_PROFIT,
-            stop=str(stop),
-            target=str(target),
+            stop=str(position.stop_loss),
+            target=str(position.take_profit),
             reason=f"stop and target for the {quantity} shares held",
         )
-        log.critical("outage_protection_placed", symbol=symbol, qty=str(quantity), stop=str(stop))
+        log.critical(
+            "outage_protection_placed", symbol=symbol, qty=str(quantity), stop=str(position.stop_loss)
+        )
         try:
             await self.outage_exit.broker.submit(request, priority=Priority.EXIT)
         except DuplicateOrder:
@@ -219,6 +228,7 @@ class OutageProtection:
         except OrderRejected as error:
             log.warning("order_rejected", symbol=symbol, code=error.code, reason=error.text)
             self.outage_exit.record_response(cid, "rejected", str(error))
+            self._refused_count[symbol] = attempt + 1
             refusals.append(Refusal(f"{error.code}: {error.text}", self.clock.now()))
         except BrokerError as error:  # sent again with the same id, unless the next read shows it
             log.warning("order_unconfirmed", symbol=symbol, error=str(error))
@@ -226,16 +236,6 @@ class OutageProtection:
         else:
             refusals.clear()
             self.outage_exit.record_response(cid, "accepted", "")
-
-    def _levels_of(self, position: PositionRow, held: PositionReport) -> tuple[Decimal, Decimal]:
-        """Return stop and target; a missing one is the configured percentage from the broker's price."""
-        stop, target = default_levels(
-            position.side,
-            held.current_price or held.entry_price,
-            stop_pct=self.config.positions.default_stop_loss_pct,
-            target_pct=self.config.positions.default_take_profit_pct,
-        )
-        return position.stop_loss or stop, position.take_profit or target
 
     async def exit_unprotectable(self, held: Sequence[PositionRow]) -> None:
         """Exit the positions for which the broker accepts no stop."""

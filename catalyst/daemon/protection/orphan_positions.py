@@ -32,6 +32,7 @@ from catalyst.domain.protection_step import (
     ProtectionRules,
     ProtectionStep,
     StateSince,
+    all_refusals_of,
     is_in_pause,
     next_protection_step,
     refusals_of,
@@ -258,12 +259,14 @@ class OrphanPositions:
         previous_orders = [
             row for row in rows if row.parent_order_id is None and row.order_purpose is not Purpose.EXIT
         ]
+        refusals = refusals_of(previous_orders)
         state, now = protection_of(orphan.quantity, exit_orders_of(rows)), self.clock.now()
         shares = HeldShares(
             state=state,
             since=self._states.update(orphan.orphan_id, state, now),
             exits_working=bool(working),
-            refusals=refusals_of(previous_orders),
+            refusals=refusals,
+            earlier_refusals=all_refusals_of(previous_orders)[: -len(refusals) or None],
         )
         step = next_protection_step(shares, RULES, now)
         if step.action is ProtectionAction.CONFIRM:

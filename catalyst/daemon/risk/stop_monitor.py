@@ -190,7 +190,7 @@ class StopMonitor:
                 rows = await orders.of_positions(conn, [position.position_id for position in held])
         except DatabaseUnavailable as error:
             self.health.mark_down()
-            broker_positions, known_orders = await self.outage_protection.check()
+            broker_positions, known_orders = await self.outage_protection.check(self.health.since)
             log.warning("outage_monitoring", positions=len(broker_positions), error=str(error))
             self._set_watched(broker_positions, known_orders)
             if not self._is_day_ending():

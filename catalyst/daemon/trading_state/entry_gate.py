@@ -13,9 +13,7 @@ log = structlog.get_logger()
 
 DATABASE: Final = "database"  # reason during a database outage; a successful reconciliation removes it
 SAFE_MODE: Final = "safe"  # reason and latch when an invariant fails
-MAX_REASON_CHARS: Final = (
-    1_000  # of a failed invariant: the latch, alerts and messages repeat it, the log has all
-)
+MAX_REASON_CHARS: Final = 1_000  # of a failed invariant: the log, the latch, alerts and messages repeat it
 DISCREPANCIES: Final = "discrepancies"  # keeps a closed gate closed until a reconciliation is clean
 
 

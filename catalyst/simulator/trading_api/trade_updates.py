@@ -83,6 +83,7 @@ class TradeUpdateStreams:
         """Send each update to every listening socket, as far as the fault rules allow. Without one no rule fires."""
         for update in updates:
             if not any(connection.receives_updates for connection in self._connections):
+                self._reordered = []
                 continue
             facts = {
                 "event": update.event,
