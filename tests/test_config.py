@@ -14,7 +14,6 @@ import pytest
 import yaml
 from pydantic import BaseModel, SecretStr
 
-from catalyst.config import loader
 from catalyst.config.loader import environment_without_catalyst, load
 from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.settings import Environment, Settings
