@@ -273,8 +273,7 @@ async def test_alpaca_py_parses_streamed_trades_quotes_bars_and_news() -> None:
             await session.clock.advance(timedelta(seconds=5))
             await drain_sockets()
         kinds = {type(message) for message in session.data_messages}
-        assert {Trade, Quote, Bar} <= kinds
-        assert kinds <= {Trade, Quote, Bar, News}
+        assert kinds == {Trade, Quote, Bar, News}
         streamed = [m for m in session.data_messages if isinstance(m, Bar) and m.symbol == "AAPL"]
         request = StockBarsRequest(
             symbol_or_symbols="AAPL", timeframe=TimeFrame.Minute, start=streamed[0].timestamp, limit=1
@@ -310,6 +309,7 @@ async def test_alpaca_py_parses_historical_data_and_account_reads() -> None:
         assert all(isinstance(article, News) for article in news["news"])
         assert news["news"]
         assets = await session.call(session.trading.get_all_assets)
+        assert assets
         assert all(isinstance(asset, Asset) for asset in assets)
         assert (await session.call(session.trading.get_clock)).is_open
         around = GetCalendarRequest(start=start.date(), end=start.date() + timedelta(days=7))

@@ -371,9 +371,12 @@ ABSURD_NUMBERS = [
 
 @pytest.mark.parametrize("number", ABSURD_NUMBERS)
 def test_absurd_numbers_are_rejected_with_a_message(number: object) -> None:
-    """An absurd quantity, price or percentage, in body or query, causes no server error; the account can be
-    read afterwards."""
-    order = {"symbol": "AAPL", "side": "buy", "type": "limit", "limit_price": "9", "qty": "1"}
+    """An absurd quantity, price or percentage, in body or query, is rejected with a message that names it; the
+    account can be read afterwards."""
+    day = {"time_in_force": "day"}
+    order = {"symbol": "AAPL", "side": "buy", "type": "limit", "limit_price": "9", "qty": "1", **day}
+    by_amount = {"symbol": "AAPL", "side": "buy", "type": "market", **day}
+    trailing = {"symbol": "SPY", "side": "sell", "type": "trailing_stop", "qty": "1", **day}
     legs = {
         "take_profit": {"limit_price": number},
         "stop_loss": {"stop_price": number, "limit_price": number},
@@ -381,26 +384,30 @@ def test_absurd_numbers_are_rejected_with_a_message(number: object) -> None:
     with run_exchange() as sim:
         prepare_account(sim)
         order_id = next(o for o in sim.exchange.state.order_store.live() if o.limit_price is not None).id
-        requests = [
-            ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", name: number})
-            for name in ("qty", "limit_price", "notional")
+        requests: list[tuple[str, str, str, dict[str, object], dict[str, object] | None]] = [
+            (name, "POST", "/v2/orders", {}, {**order, name: number}) for name in ("qty", "limit_price")
+        ]
+        requests += [("notional", "POST", "/v2/orders", {}, {**by_amount, "notional": number})]
+        requests += [("take_profit", "POST", "/v2/orders", {}, {**order, "order_class": "bracket", **legs})]
+        requests += [
+            (name, "POST", "/v2/orders", {}, {**trailing, name: number})
+            for name in ("trail_price", "trail_percent")
         ]
         requests += [
-            ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", "order_class": "bracket", **legs})
+            ("stop_price", "POST", "/v2/orders", {}, {**trailing, "trail_price": "1", "stop_price": number})
         ]
         requests += [
-            ("POST", "/v2/orders", {}, {**order, "type": "trailing_stop", "limit_price": None, name: number})
-            for name in ("trail_price", "trail_percent", "stop_price")
+            (name, "PATCH", f"/v2/orders/{order_id}", {}, {name: number}) for name in ("qty", "limit_price")
         ]
         requests += [
-            ("PATCH", f"/v2/orders/{order_id}", {}, {name: number}) for name in ("qty", "limit_price")
+            (name, "DELETE", "/v2/positions/MSFT", {name: number}, None) for name in ("qty", "percentage")
         ]
-        requests += [("DELETE", "/v2/positions/F", {name: number}, None) for name in ("qty", "percentage")]
-        for method, path, query, body in requests:
+        for name, method, path, query, body in requests:
             response = sim.request(method, path, params=query, json=body)
-            assert response.status_code < 500, (method, path, query, body)
-            if response.status_code >= 400:
-                assert_error_body(response)
+            too_small = name == "notional" and number in ("-1", -0.0)
+            assert response.status_code == (403 if too_small else 422), (method, path, query, body)
+            assert_error_body(response)
+            assert name in response.json()["message"]
         sim.advance(5)
         assert sim.request("GET", "/v2/account").status_code == 200
         assert sim.request("GET", "/v2/orders?status=all").status_code == 200

@@ -103,11 +103,12 @@ class ExchangeScenario:
     def leg(self, order: Order, role: OrderRole) -> Order:
         return next(leg for leg in self.exchange.state.order_store.legs(order) if leg.role is role)
 
-    def add_fault(self, kind: FaultKind, **rule: object) -> Fault:
-        assert self._checks_rules, (
-            "write `with ExchangeScenario() as scenario`: its end checks the fault rules"
-        )
-        return self.exchange.state.faults.add(Fault(kind=kind, **rule))  # type: ignore[arg-type]
+    def add_fault(self, kind: FaultKind, *, may_stay_silent: str = "", **rule: object) -> Fault:
+        assert self._checks_rules, "write `with ExchangeScenario() as scenario`: it checks the fault rules"
+        fault = self.exchange.state.faults.add(Fault(kind=kind, **rule))  # type: ignore[arg-type]
+        if may_stay_silent:
+            self.reasons_of_silence[fault.id] = may_stay_silent
+        return fault
 
     def events(self, order: Order | None = None) -> list[str]:
         """Return the trade update events sent so far, of one order or of all."""

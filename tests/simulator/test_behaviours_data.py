@@ -476,6 +476,8 @@ async def test_news_stream_sends_an_article_once_when_published(feed: DataFeedSe
         await feed.advance(1)
         (article,) = await subscriber.receive()
         assert await reader_of_all.receive() == [article]
+        await feed.advance(60)
+        await feed.post_admin("halt", symbol="BETA")  # wakes every connection
         await feed.advance(600)
         assert feed.streams.frames_sent == 2
         assert set(article) == {"T", "id", "headline", "summary", "author", "created_at", "updated_at", "url"} | {

@@ -265,10 +265,14 @@ def test_gtc_short_sale_is_cancelled_when_hard_to_borrow_before_the_open() -> No
 def test_partial_fault_can_be_a_share_of_the_order() -> None:
     """The fault fills this share of any order size, rounded down to whole shares, and counts once per order."""
     with ExchangeScenario() as scenario:
+        whole = scenario.add_fault(
+            FaultKind.PARTIAL, symbol="TSLA", qty="9", may_stay_silent="it limits nothing"
+        )
         fault = scenario.add_fault(FaultKind.PARTIAL, share="0.4")
         orders = [scenario.submit("buy", 9, symbol) for symbol in ("AAPL", "MSFT")]
+        scenario.given_position("TSLA", 9)
         for _ in range(3):
             scenario.advance()
             scenario.print_trade("AAPL", "100")
         assert [order.filled_qty for order in orders] == [3, 3]
-        assert fault.fired == 2
+        assert (fault.fired, whole.fired) == (2, 0)

@@ -137,11 +137,15 @@ async def test_bracket_legs_reserve_nothing_before_entry_is_filled(raw_rows: Raw
 
 
 async def test_legs_without_position_reserve_nothing(raw_rows: RawRows):
-    """Legs of an unfilled entry reserve nothing of a position in the same symbol: all its shares can be sold."""
+    """Legs of an unfilled entry and exits without a position reserve nothing of a position in the same symbol: all
+    its shares can be sold."""
     position_id = await raw_rows.insert_position()
     entry = await raw_rows.insert_order(order_class="bracket")
     await raw_rows.insert_order(parent_order_id=entry, side="sell", **LEG, **(STOP | {"limit_price": None}))
     await raw_rows.insert_order(parent_order_id=entry, side="sell", **LEG, **TARGET)
+    await raw_rows.insert_order(
+        side="sell", order_purpose="exit", **{**LEG, "order_class": "simple", "origin": "external"}
+    )
     assert await _reserved_qty(raw_rows, position_id) == 0
     await raw_rows.insert_exit(position_id)
     assert await _reserved_qty(raw_rows, position_id) == 100

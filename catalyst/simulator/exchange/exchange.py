@@ -30,7 +30,13 @@ from catalyst.simulator.rules.orders import (
     SubmitRequest,
     TimeInForce,
 )
-from catalyst.simulator.rules.request_rules import check_stop_side, check_tick, forbidden, malformed
+from catalyst.simulator.rules.request_rules import (
+    check_decimal_places,
+    check_stop_side,
+    check_tick,
+    forbidden,
+    malformed,
+)
 from catalyst.simulator.rules.request_rules import unprocessable as refused
 from catalyst.simulator.rules.wire_format import NOT_FOUND, ApiError, seconds
 
@@ -209,6 +215,10 @@ class Exchange:
             raise malformed(f"{old.type} orders must not have stop_price")
         if request.trail is not None and old.type is not OrderType.TRAILING_STOP:
             raise malformed(f"{old.type} orders must not have trail")
+        for name, price in (("limit_price", request.limit_price), ("stop_price", request.stop_price)):
+            if price is not None and price <= 0:
+                raise malformed(f"{name} must be > 0")
+        check_decimal_places("qty", request.qty)
         if request.qty is not None and request.qty <= old.filled_qty:
             raise refused("unable to replace order, qty must be > filled_qty")
 

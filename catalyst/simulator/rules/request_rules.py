@@ -21,6 +21,7 @@ from catalyst.simulator.rules.wire_format import (
 )
 
 CENT: Final = Decimal("0.01")
+MAX_QTY_PLACES: Final = 9  # of the broker's documents: "can take up to 9 decimal points"
 
 
 def unprocessable(message: str, **facts: object) -> ApiError:
@@ -48,6 +49,7 @@ def check_shape(request: SubmitRequest) -> None:
         _check_notional(request)
     elif request.qty is None or request.qty <= 0:
         raise malformed("qty must be > 0")
+    check_decimal_places("qty", request.qty)
     for name in ("limit_price", "stop_price", "take_profit", "stop_loss", "stop_loss_limit", "trail_price"):
         price: Decimal | None = getattr(request, name)
         if price is not None and price <= 0:
@@ -60,6 +62,12 @@ def check_shape(request: SubmitRequest) -> None:
         _check_trailing(request)
     if request.order_class is not OrderClass.SIMPLE:
         _check_complex(request)
+
+
+def check_decimal_places(name: str, number: Decimal | None) -> None:
+    """Reject a quantity, amount or percentage of more than nine decimal places."""
+    if number is not None and number != round(number, MAX_QTY_PLACES):
+        raise malformed(f"{name} must be limited to {MAX_QTY_PLACES} decimal places")
 
 
 def _check_own_prices(request: SubmitRequest) -> None:
@@ -84,6 +92,7 @@ def _check_own_prices(request: SubmitRequest) -> None:
 def _check_notional(request: SubmitRequest) -> None:
     if request.qty is not None:
         raise malformed("only one of qty or notional is accepted")
+    check_decimal_places("notional", request.notional)
     if request.notional is None or request.notional < 1:
         raise forbidden("notional must be >= 1.00")
     if request.type is not OrderType.MARKET:
@@ -93,6 +102,8 @@ def _check_notional(request: SubmitRequest) -> None:
 def _check_trailing(request: SubmitRequest) -> None:
     if (request.trail_price is None) == (request.trail_percent is None):
         raise malformed("trailing stop orders require one of trail_price or trail_percent")
+    check_decimal_places("trail_price", request.trail_price)
+    check_decimal_places("trail_percent", request.trail_percent)
     if request.trail_percent is not None and request.trail_percent < Decimal("0.1"):
         raise malformed("trail_percent must be >= 0.1")
     if request.order_class is not OrderClass.SIMPLE:

@@ -4,6 +4,7 @@ Trading numbers are JSON strings, instants RFC 3339 with nanoseconds, errors `{"
 Requests may have numbers or numeric strings, `True`, `true` or `1`, `Z`, an offset or a bare date.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -21,6 +22,7 @@ UNPROCESSABLE: Final = 42210000
 TOO_MANY_REQUESTS: Final = 42910000
 INTERNAL: Final = 50010000
 
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 MAX_DECIMAL_PLACES: Final = 12  # decimal places on either side: sums and products stay exact
 
 JsonObject = dict[str, object]
@@ -46,8 +48,11 @@ def parse_amount(value: object, name: str) -> Decimal | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise ApiError(422, BAD_PARAMETER, f"{name} must be a number")
+    text = str(value).strip()
+    if _NUMBER.fullmatch(text) is None:  # Decimal also reads underscores, other scripts' digits, and NaN
+        raise ApiError(422, BAD_PARAMETER, f"{name} must be a number")
     try:
-        number = Decimal(str(value).strip())
+        number = Decimal(text)
     except InvalidOperation:
         raise ApiError(422, BAD_PARAMETER, f"{name} must be a number") from None
     if not number.is_finite() or abs(number.adjusted()) > MAX_DECIMAL_PLACES:

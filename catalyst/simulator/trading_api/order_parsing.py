@@ -13,6 +13,7 @@ from catalyst.simulator.rules.orders import (
     SubmitRequest,
     TimeInForce,
 )
+from catalyst.simulator.rules.request_rules import check_decimal_places
 from catalyst.simulator.rules.wire_format import BAD_PARAMETER, ApiError, parse_amount, parse_bool
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
@@ -66,10 +67,13 @@ def closing_qty(held: Decimal, qty: str | None, percentage: str | None) -> Decim
     if qty is not None and percentage is not None:
         raise ApiError(422, BAD_PARAMETER, "only one of qty or percentage is allowed")
     if qty is not None:
-        return parse_amount(qty, "qty")
+        shares = parse_amount(qty, "qty")
+        check_decimal_places("qty", shares)
+        return shares
     if percentage is None:
         return None
     share = parse_amount(percentage, "percentage") or Decimal(0)
+    check_decimal_places("percentage", share)
     if not 0 < share <= 100:
         raise ApiError(422, BAD_PARAMETER, "percentage must be between 0 and 100")
     return (abs(held) * share / 100).quantize(Decimal("0.000000001")).normalize()
