@@ -63,7 +63,7 @@ async def test_each_gap_over_the_budget_raises_an_alert(database: str) -> None:
                 await cancel_stop_by_hand(scenario, symbol)
             await scenario.advance(seconds=8)
             await scenario.clear_faults()
-            await scenario.advance(seconds=120)
+            await scenario.advance(seconds=30)
         alerts = await scenario.conn.fetch(
             "SELECT facts ->> 'symbol' AS symbol, repeats FROM alerts WHERE event = 'UNPROTECTED_OVER_BUDGET'"
         )
