@@ -102,7 +102,7 @@ async def test_account_is_not_proven_flat_while_shares_of_a_symbol_of_last_week_
 
 
 async def test_each_missed_day_is_completed_at_the_next_start(database: str) -> None:
-    """Given daemons crashed on Monday and on Tuesday before the close, then the start on Wednesday completes and
+    """Given daemons crashed on Monday and on Tuesday before the close, then one start on Wednesday completes and
     proves both days, each by its own fills."""
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
         await scenario.given_position("AAPL", 20)
@@ -110,7 +110,7 @@ async def test_each_missed_day_is_completed_at_the_next_start(database: str) -> 
         for number in (1, 2):
             await scenario.advance(seconds=10)
             await scenario.crash()
-            await scenario.clock.advance_to(at("09:00", MONDAY + timedelta(days=number)))
+            await scenario.clock.advance_to(at("10:00", MONDAY + timedelta(days=number)))
             if number == 1:
                 # The start of Tuesday crashes before it completes Monday.
                 await scenario.crash_during_start("cycle", Moment.AFTER)
