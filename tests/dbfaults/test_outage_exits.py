@@ -1,5 +1,6 @@
 """Outage exits in rare states: one symbol of several, a carried position, a short, two requests of unknown outcome."""
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from catalyst import flat_proof_files
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from tests.dbfaults.proxied_scenario import assert_sent_once
 from tests.dbfaults.test_database_outage import (
     open_scenario_with_spool,
@@ -271,3 +273,28 @@ async def test_outage_exit_whose_last_response_was_a_rejection_is_imported_as_re
         await scenario.advance(seconds=30)
         assert scenario.held_qty("AAPL") == 0
         await assert_sent_once(scenario)
+
+
+async def test_outage_flatten_that_is_not_proven_frees_no_symbol_of_an_earlier_exit(
+    database: str, tmp_path: Path
+) -> None:
+    """Given AAPL was exited in an outage, when a flatten cannot read the broker, then AAPL stays with the outage exit,
+    because the database does not show its exit yet, and MSFT may be exited again."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        assert scenario.components is not None
+        outage_exit, states = scenario.components.outage_exit, scenario.components.gate.symbols
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 10)
+        proxy.refuse_connections()
+        exiting = asyncio.ensure_future(
+            outage_exit.exit_symbol("AAPL", reason="MANUAL", by="trader", within=timedelta(seconds=30))
+        )
+        await scenario.advance(seconds=20)
+        assert (await exiting).flat
+        assert states.symbols(SymbolReason.OUTAGE_EXIT) == {"AAPL"}
+        await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=500, count=0)
+        result = await outage_exit.flatten(
+            latch=None, reason="MANUAL", by="trader", within=timedelta(0), market_open=True, keep_running=True
+        )
+        assert not result.flat
+        assert states.symbols(SymbolReason.OUTAGE_EXIT) == {"AAPL"}
