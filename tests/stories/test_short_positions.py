@@ -107,8 +107,9 @@ async def test_orders_of_orphan_shares_are_cancelled_when_the_shares_are_gone(da
 
 async def test_flatten_leaves_the_stop_of_orphan_shares(database: str) -> None:
     """A flatten sells the position and leaves the stop and the target of the orphan shares beside it: it neither
-    cancels nor replaces them, and the account is not proven flat."""
+    cancels, replaces nor awaits them, and the account is not proven flat, because the broker holds the shares."""
     async with open_scenario(database, risk={"max_daily_loss": 50_000}) as scenario:
+        assert scenario.components is not None
         await scenario.given_position("AAPL", 20)
         scenario.server.exchange.state.account.positions["AAPL"].qty *= 2
         await scenario.advance(seconds=60)
@@ -116,6 +117,10 @@ async def test_flatten_leaves_the_stop_of_orphan_shares(database: str) -> None:
         assert (await scenario.send_command("flatten"))["flat"] is False
         await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 20
+        proof = await scenario.conn.fetchrow("SELECT * FROM flat_proofs")
+        assert proof is not None
+        assert (proof["stored_orders"], proof["stored_positions"], proof["broker_positions"]) == (0, 0, 1)
+        assert await scenario.components.flatten.is_flat()
         orphan_orders = [order for order in await scenario.orders("AAPL") if order["origin"] == "orphan"]
         assert [(order["status"], order["cancel_reason"]) for order in orphan_orders] == [("submitted", None)]
         assert await working_exits(scenario, "AAPL") == [("limit", "new", 20), ("stop", "held", 20)]
