@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.domain.order import Purpose
 from catalyst.domain.rows import OrderRow
+from catalyst.store import exit_intents
 from tests.daemon.test_apply_batch import (
     FULL,
     LedgerSetup,
@@ -15,6 +17,7 @@ from tests.daemon.test_apply_batch import (
     ledger_setup,
     make_report,
 )
+from tests.store.raw_rows import AT
 
 __all__ = ["ledger_setup"]  # the fixture
 
@@ -89,16 +92,23 @@ async def test_report_waits_for_the_writer_lock(ledger_setup: LedgerSetup, write
 
 
 async def test_write_off_waits_for_the_writer_lock(ledger_setup: LedgerSetup) -> None:
-    """A position is written off only once the lock is free: a fill that is being booked may close it first."""
+    """A position is written off only once the lock is free: a fill that is being booked may close it first. Its exit
+    intent ends with it."""
     ledger = ledger_setup.ledger
     entry = await ledger_setup.create_entry(1)
     assert await ledger.apply_trade_update(fill_update(entry))
     before = await written(ledger_setup)
     position_id = before[-1][0]
     assert isinstance(position_id, int)
+    async with ledger_setup.store.tx("exit_intent") as conn:
+        assert await exit_intents.create_intent(
+            conn, position_id, reason="MANUAL", purpose=Purpose.EXIT, requested_by="trader", at=AT
+        )
     async with ledger.write_lock():
         writing = asyncio.ensure_future(ledger.write_off(position_id, "RECONCILED_PHANTOM", "reconcile"))
         await assert_waits_for_lock(writing, ledger.write_lock())
         assert await written(ledger_setup) == before
     assert await writing
     assert (await written(ledger_setup))[-1] == (position_id, "closed", FULL - FULL)
+    async with ledger_setup.store.read() as conn:
+        assert await exit_intents.open_intents(conn) == []

@@ -1,11 +1,14 @@
 """Outage exits in rare states: one symbol of several, a carried position, a short, two requests of unknown outcome."""
 
+import asyncio
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from catalyst import flat_proof_files
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from tests.dbfaults.proxied_scenario import assert_sent_once
 from tests.dbfaults.test_database_outage import (
     open_scenario_with_spool,
@@ -100,7 +103,7 @@ async def test_outage_exit_sells_carried_positions_once_when_position_list_lags(
         await scenario.clock.advance_to(at("09:30", wednesday))
         for symbol in ("AAPL", "MSFT"):
             scenario.print_trade(symbol, "190.20")
-        await scenario.advance(seconds=90)
+        await scenario.advance(seconds=60)
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 0)
         sales = [entry["symbol"] for entry in spool_entries(tmp_path) if entry["kind"] == "exit_order"]
         assert sorted(sales) == ["AAPL", "MSFT"]
@@ -210,3 +213,88 @@ async def test_outage_protection_is_linked_after_a_second_restart(database: str,
         assert (position["status"], position["close_reason"][:13]) == ("closed", "STOP_LOSS_HIT")
         await assert_sent_once(scenario)
         await scenario.assert_consistent()
+
+
+async def test_position_opened_in_an_outage_gets_the_levels_of_its_own_entry(
+    database: str, tmp_path: Path
+) -> None:
+    """Given the symbol was bought and sold earlier today, when a second entry fills in part in an outage, then its OCO
+    has the stop and the target of the second entry."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=5)
+        assert scenario.held_qty("AAPL") == 0
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
+        await scenario.submit_entry("AAPL", 20, limit="190.10", stop="186.00", target="197.00")
+        await scenario.advance(seconds=3)
+        proxy.refuse_connections()
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=45)
+        assert scenario.held_qty("AAPL") == 8
+        live = scenario.server.exchange.state.order_store.live()
+        assert {(o.type, o.qty, o.stop_price or o.limit_price) for o in live} == {
+            ("limit", 8, Decimal("197.00")),
+            ("stop", 8, Decimal("186.00")),
+        }
+        proxy.resume()
+        await scenario.advance(seconds=60)
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert (position["quantity"], position["stop_loss"]) == (8, Decimal("186.00"))
+        await assert_sent_once(scenario)
+
+
+async def test_outage_exit_whose_last_response_was_a_rejection_is_imported_as_rejected(
+    database: str, tmp_path: Path
+) -> None:
+    """Given an outage exit got no response at first and only rejections after that, then the import marks it as
+    rejected with the broker's text, and the next exit sells under another id."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=1)
+        await scenario.inject_fault(
+            "status_before", method="POST", route="/v2/orders", status=403, code=40310000,
+            message="insufficient qty available for order", count=0,
+        )  # fmt: skip
+        proxy.refuse_connections()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 2
+        outcomes = [entry["outcome"] for entry in spool_entries(tmp_path) if entry["kind"] == "response"]
+        assert (outcomes[0], outcomes[-1]) == ("unknown", "rejected")
+        await scenario.clear_faults()
+        scenario.print_trade("AAPL", "190.00")
+        await restore_database_and_start(scenario, proxy)
+        outage = [order for order in await scenario.orders("AAPL") if order["origin"] == "outage"]
+        assert [order["status"] for order in outage] == ["rejected"]
+        assert "insufficient qty" in outage[0]["rejection_reason"]
+        await scenario.advance(seconds=30)
+        assert scenario.held_qty("AAPL") == 0
+        await assert_sent_once(scenario)
+
+
+async def test_outage_flatten_that_is_not_proven_frees_no_symbol_of_an_earlier_exit(
+    database: str, tmp_path: Path
+) -> None:
+    """Given AAPL was exited in an outage, when a flatten cannot read the broker, then AAPL stays with the outage exit,
+    because the database does not show its exit yet, and MSFT may be exited again."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        assert scenario.components is not None
+        outage_exit, states = scenario.components.outage_exit, scenario.components.gate.symbols
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 10)
+        proxy.refuse_connections()
+        exiting = asyncio.ensure_future(
+            outage_exit.exit_symbol("AAPL", reason="MANUAL", by="trader", within=timedelta(seconds=30))
+        )
+        await scenario.advance(seconds=20)
+        assert (await exiting).flat
+        assert states.symbols(SymbolReason.OUTAGE_EXIT) == {"AAPL"}
+        await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=500, count=0)
+        result = await outage_exit.flatten(
+            latch=None, reason="MANUAL", by="trader", within=timedelta(0), market_open=True, keep_running=True
+        )
+        assert not result.flat
+        assert states.symbols(SymbolReason.OUTAGE_EXIT) == {"AAPL"}

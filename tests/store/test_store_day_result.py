@@ -6,7 +6,7 @@ from decimal import Decimal
 from store.raw_rows import AT, CYCLE, RawRows
 
 from catalyst.domain.order import PositionSide
-from catalyst.store import orphans, positions
+from catalyst.store import orders, orphans, positions
 
 YESTERDAY = "20260407-091500"
 
@@ -119,3 +119,23 @@ async def test_position_is_carried_when_it_has_another_cycle_or_none(raw_rows: R
     assert await positions.mark_carried(raw_rows.conn, CYCLE) == []
     carried = [position.carried for position in await positions.open_positions(raw_rows.conn)]
     assert carried == [False, True, True]
+
+
+async def test_second_cancel_keeps_the_reason_of_the_first(raw_rows: RawRows) -> None:
+    """An order that is cancelled by its timeout and then by a flatten has the reason of the first request."""
+    order_id = await raw_rows.insert_order()
+    for reason in ("ENTRY_TIMEOUT", "FLATTEN"):
+        await orders.set_cancel_reason(raw_rows.conn, order_id, reason, AT, epoch=1)
+    assert (await orders.get(raw_rows.conn, order_id)).cancel_reason == "ENTRY_TIMEOUT"
+
+
+async def test_orphan_shares_that_become_fewer_were_all_found(raw_rows: RawRows) -> None:
+    """Fewer shares change only the quantity; more shares were found in addition."""
+    await orphans.record(raw_rows.conn, "AAPL", PositionSide.SHORT, Decimal(20), at=AT)
+    (orphan,) = await orphans.open_orphans(raw_rows.conn)
+    counts = []
+    for quantity in (12, 15, 15):
+        await orphans.resize(raw_rows.conn, orphan.orphan_id, Decimal(quantity), at=AT)
+        (resized,) = await orphans.open_orphans(raw_rows.conn)
+        counts.append((resized.quantity, resized.found_qty))
+    assert counts == [(12, 20), (15, 23), (15, 23)]

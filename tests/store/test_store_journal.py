@@ -65,6 +65,26 @@ async def test_unchanged_journal_verifies(raw_rows: RawRows) -> None:
     assert journal.link_from_facts(head.facts) == head
 
 
+async def test_journal_is_verified_over_every_page(
+    raw_rows: RawRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal longer than one read is verified to its head, also when its last page is full; a change on the last
+    page is named."""
+    await raw_rows.insert_position()
+    await insert_lines(raw_rows.conn)
+    head = await journal.head(raw_rows.conn)
+    for page in range(1, head.link + 2):
+        monkeypatch.setattr(journal, "LINKS_PER_READ", page)
+        assert await journal.verify(raw_rows.conn) == head
+    async with as_owner(raw_rows.conn) as conn:
+        await conn.execute("UPDATE order_events SET note = 'nothing happened' WHERE seq = $1", head.seq)
+    for page in range(1, head.link + 2):
+        monkeypatch.setattr(journal, "LINKS_PER_READ", page)
+        found = await journal.verify(raw_rows.conn)
+        assert isinstance(found, ChainBreak)
+        assert found.link == head.link
+
+
 @pytest.mark.parametrize(
     ("what", "sql"),
     [

@@ -157,3 +157,47 @@ async def test_exit_sells_the_smaller_quantity_when_the_broker_shows_fewer_share
         assert position is not None
         assert (position["status"], scenario.held_qty("AAPL")) == ("closed", 0)
         await scenario.assert_consistent()
+
+
+async def test_symbol_stays_blocked_until_its_own_order_is_found(database: str) -> None:
+    """Given two entries without a response, one of which arrived, then its symbol is free once it is found, and the
+    other symbol stays blocked until its order certainly never arrived."""
+    async with open_scenario(database) as scenario:
+        assert scenario.components is not None
+        symbols = scenario.components.gate.symbols
+        for symbol in ("AAPL", "MSFT"):
+            scenario.print_trade(symbol, "190.00")
+        await scenario.advance(seconds=1)
+        await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", symbol="AAPL", count=1)
+        await scenario.inject_fault("drop", method="POST", route="/v2/orders", symbol="MSFT", count=1)
+        for symbol in ("AAPL", "MSFT"):
+            await scenario.submit_entry(symbol, 10, **ENTRY)
+        await scenario.advance(seconds=5)
+        assert (await scenario.orders("MSFT"))[0]["status"] == "filled"
+        assert symbols.entry_refusal("MSFT") is None
+        assert symbols.entry_refusal("AAPL") is not None
+        await scenario.advance(seconds=25)
+        assert (await scenario.orders("AAPL"))[0]["rejection_reason"] == "NEVER_ARRIVED"
+        assert symbols.entry_refusal("AAPL") is None
+
+
+async def test_exit_goes_on_after_two_short_absences_of_its_shares(database: str) -> None:
+    """Given the broker shows no position for ten seconds, then an error, then no position for eight seconds more, then
+    the exit is not given up, because no absence lasted, and sells when the shares are shown again."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        route = "/v2/positions/AAPL"
+        for status, code, seconds in ((404, 40410000, 10), (500, 50010000, 5), (404, 40410000, 8)):
+            await scenario.inject_fault(
+                "status_before", method="GET", route=route, status=status, code=code,
+                message="position does not exist" if status == 404 else "internal server error", count=0,
+            )  # fmt: skip
+            if seconds == 10:
+                assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+            await scenario.advance(seconds=seconds)
+            await scenario.clear_faults()
+        assert scenario.held_qty("AAPL") == 20
+        assert await scenario.conn.fetchval("SELECT state FROM exit_intents") == "open"
+        await scenario.advance(seconds=5)
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()

@@ -99,3 +99,86 @@ async def test_account_is_not_proven_flat_while_shares_of_a_symbol_of_last_week_
         proof = await scenario.conn.fetchrow("SELECT * FROM flat_proofs ORDER BY proof_id DESC LIMIT 1")
         assert proof is not None
         assert (proof["flat"], proof["broker_positions"]) == (False, 1)
+
+
+async def test_each_missed_day_is_completed_at_the_next_start(database: str) -> None:
+    """Given daemons crashed on Monday and on Tuesday before the close, then one start on Wednesday completes and
+    proves both days, each by its own fills."""
+    async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "194.05")
+        for number in (1, 2):
+            await scenario.advance(seconds=10)
+            await scenario.crash()
+            await scenario.clock.advance_to(at("10:00", MONDAY + timedelta(days=number)))
+            if number == 1:
+                # The start of Tuesday crashes before it completes Monday.
+                await scenario.crash_during_start("cycle", Moment.AFTER)
+        await scenario.start()
+        await scenario.advance(seconds=20)
+        days = await scenario.conn.fetch("SELECT cycle_date, status FROM trading_cycles ORDER BY cycle_date")
+        assert [row["status"] for row in days] == ["completed", "completed", "idle"]
+        proofs = await scenario.conn.fetch(
+            "SELECT flat, (facts ->> 'realized_database')::numeric AS ours, (facts ->> 'realized_broker')::numeric AS"
+            " brokers FROM flat_proofs WHERE cause LIKE 'end of day%' ORDER BY proof_id"
+        )
+        result = await scenario.conn.fetchval("SELECT realized_pnl FROM positions")
+        assert result > 0
+        assert [tuple(row) for row in proofs] == [(True, result, result), (True, 0, 0)]
+
+
+async def test_carried_position_is_exited_when_the_start_that_marked_it_crashed(database: str) -> None:
+    """Given a start marked yesterday's position as carried and crashed before it requested the exit, then the next
+    start requests it, and the position is sold."""
+    tuesday = MONDAY + timedelta(days=1)
+    async with open_scenario(
+        database, now=at("15:30", MONDAY), positions={"max_hold_time_minutes": 390}
+    ) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        scenario.print_trade("AAPL", "190.10", after=60)
+        await scenario.clock.advance_to(at("09:31", tuesday))
+        scenario.print_trade("AAPL", "190.10")
+        await scenario.crash_during_start("cycle", Moment.AFTER)
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert position["carried"]
+        assert await scenario.conn.fetchval("SELECT count(*) FROM exit_intents") == 0
+        await scenario.start()
+        scenario.print_trade("AAPL", "190.20")
+        await scenario.advance(seconds=20)
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert (position["status"], position["close_reason"][:12]) == ("closed", "MARKET_CLOSE")
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()
+
+
+async def test_emergency_stop_of_an_earlier_day_is_continued(database: str) -> None:
+    """Given a daemon crashed when its emergency stop was recorded and nothing was exited, then the start on the next
+    day blocks entries until everything is exited, and records the end of the stop, although no latch is set."""
+    async with open_scenario(
+        database,
+        now=at("15:30", MONDAY),
+        risk={"max_daily_loss": 30, "warning_threshold_pct": 75},
+        emergency={"halt_new_trades": False},
+        positions={"close_all_at_market_close": False, "max_hold_time_minutes": 390},
+    ) as scenario:
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "188.30")
+        await scenario.crash_at("emergency_stop", Moment.AFTER)
+        assert scenario.held_qty("AAPL") == 20
+        scenario.print_trade("AAPL", "188.30", after=1)
+        await scenario.clock.advance_to(at("09:25", MONDAY + timedelta(days=1)))
+        await scenario.start()
+        assert scenario.components is not None
+        await scenario.advance(seconds=60)
+        assert "emergency_stop_unfinished" in scenario.components.gate.reasons
+        scenario.print_trade("AAPL", "188.30", after=300)
+        await scenario.advance(minutes=6)
+        assert scenario.held_qty("AAPL") == 0
+        stops = await scenario.conn.fetch(
+            "SELECT event_type FROM risk_events WHERE event_type LIKE 'EMERGENCY_STOP%' ORDER BY risk_event_id"
+        )
+        assert [row["event_type"] for row in stops] == ["EMERGENCY_STOP", "EMERGENCY_STOP_DONE"]
+        assert "emergency_stop_unfinished" not in scenario.components.gate.reasons

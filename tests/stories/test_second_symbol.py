@@ -63,7 +63,7 @@ async def test_each_gap_over_the_budget_raises_an_alert(database: str) -> None:
                 await cancel_stop_by_hand(scenario, symbol)
             await scenario.advance(seconds=8)
             await scenario.clear_faults()
-            await scenario.advance(seconds=120)
+            await scenario.advance(seconds=30)
         alerts = await scenario.conn.fetch(
             "SELECT facts ->> 'symbol' AS symbol, repeats FROM alerts WHERE event = 'UNPROTECTED_OVER_BUDGET'"
         )
@@ -82,7 +82,7 @@ async def test_each_gap_over_the_budget_raises_an_alert(database: str) -> None:
 
 async def test_entry_waits_until_every_carried_position_is_exited(database: str) -> None:
     """Given a position of the day before whose exit waits for the end of a halt, then an entry in another symbol is
-    refused, and allowed once the position is sold."""
+    refused, and allowed once the position is sold; the proof of the day counts both positions."""
     tuesday = MONDAY + timedelta(days=1)
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
         await scenario.given_position("AAPL", 20)
@@ -106,6 +106,8 @@ async def test_entry_waits_until_every_carried_position_is_exited(database: str)
         assert (await scenario.send_command("approve", proposal_id=proposal))["ok"]
         await scenario.advance(seconds=10)
         assert scenario.held_qty("MSFT") == 10
+        # The proof of today needs the fills of yesterday's entry.
+        assert (await scenario.send_command("flatten"))["flat"]
         await scenario.assert_consistent()
 
 

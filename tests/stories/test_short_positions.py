@@ -103,3 +103,42 @@ async def test_orders_of_orphan_shares_are_cancelled_when_the_shares_are_gone(da
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["status"], position["quantity"]) == ("open", 20)
+
+
+async def test_flatten_leaves_the_stop_of_orphan_shares(database: str) -> None:
+    """A flatten sells the position and leaves the stop and the target of the orphan shares beside it: it neither
+    cancels, replaces nor awaits them, and the account is not proven flat, because the broker holds the shares."""
+    async with open_scenario(database, risk={"max_daily_loss": 50_000}) as scenario:
+        assert scenario.components is not None
+        await scenario.given_position("AAPL", 20)
+        scenario.server.exchange.state.account.positions["AAPL"].qty *= 2
+        await scenario.advance(seconds=60)
+        assert (await orphan_row(scenario))["protected_at"] is not None
+        assert (await scenario.send_command("flatten"))["flat"] is False
+        await scenario.advance(seconds=20)
+        assert scenario.held_qty("AAPL") == 20
+        proof = await scenario.conn.fetchrow("SELECT * FROM flat_proofs")
+        assert proof is not None
+        assert (proof["stored_orders"], proof["stored_positions"], proof["broker_positions"]) == (0, 0, 1)
+        assert await scenario.components.flatten.is_flat()
+        orphan_orders = [order for order in await scenario.orders("AAPL") if order["origin"] == "orphan"]
+        assert [(order["status"], order["cancel_reason"]) for order in orphan_orders] == [("submitted", None)]
+        assert await working_exits(scenario, "AAPL") == [("limit", "new", 20), ("stop", "held", 20)]
+
+
+async def test_second_change_of_orphan_shares_is_confirmed_from_its_own_start(database: str) -> None:
+    """Given the broker shows 23 instead of 20 orphan shares for eight seconds and then 26, then the row takes 26 once
+    they have lasted, and neither earlier nor 23."""
+    async with open_scenario(database, risk={"max_daily_loss": 50_000}) as scenario:
+        assert scenario.components is not None
+        await scenario.given_position("AAPL", 20)
+        held = scenario.server.exchange.state.account.positions["AAPL"]
+        held.qty *= 2
+        await scenario.advance(seconds=60)
+        quantities = []
+        for added in (3, 3, 0, 0):
+            held.qty += added
+            await scenario.components.orphans.check()
+            quantities.append((await orphan_row(scenario))["quantity"])
+            await scenario.advance(seconds=8)
+        assert quantities == [20, 20, 20, 26]
