@@ -170,23 +170,18 @@ async def test_position_over_hold_time_limit_is_exited(database: str) -> None:
         await scenario.assert_consistent()
 
 
-async def test_two_positions_over_the_hold_time_limit_exit_in_one_check(database: str) -> None:
-    """Two positions that are held too long at one check are both exited by it."""
+async def test_halted_position_over_the_hold_time_limit_does_not_delay_another(database: str) -> None:
+    """Two positions are held too long. The first is halted and cannot be sold; the second is exited at once."""
     async with open_scenario(database, positions={"max_hold_time_minutes": 10}) as scenario:
         for symbol in ("AAPL", "MSFT"):
-            scenario.print_trade(symbol, "190.00")
-        await scenario.advance(seconds=1)
-        for symbol in ("AAPL", "MSFT"):
-            await scenario.submit_entry(symbol, 20, **ENTRY)
-            scenario.print_trade(symbol, "190.20", after=600)
+            await scenario.given_position(symbol, 20)
+        await scenario.admin("halt", {"symbol": "AAPL"})
+        scenario.print_trade("MSFT", "190.20", after=590)
         await scenario.advance(minutes=12)
-        exits = [await scenario.position(symbol) for symbol in ("AAPL", "MSFT")]
-        assert all(
-            position is not None and position["close_reason"][:10] == "TIME_LIMIT" for position in exits
-        )
-        first, second = (position["exit_time"] for position in exits if position is not None)
-        assert abs(second - first) < timedelta(seconds=10)
-        await scenario.assert_consistent()
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (20, 0)
+        position = await scenario.position("MSFT")
+        assert position is not None
+        assert position["close_reason"][:10] == "TIME_LIMIT"
 
 
 async def test_proposal_decisions_are_applied_once(database: str) -> None:
