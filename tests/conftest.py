@@ -124,7 +124,8 @@ def postgres() -> Iterator[PostgresServer]:
     with embedded.start(data_dir, settings=_FAST_SETTINGS) as server:
         # file_copy is faster while fsync is off.
         yield PostgresServer(server.dsn, strategy="file_copy")
-    embedded.remove_data_dir(data_dir)
+    with suppress(embedded.EmbeddedUnavailable, OSError):  # another session is removing it already
+        embedded.remove_data_dir(data_dir)
 
 
 @pytest.fixture(scope="session")

@@ -270,6 +270,19 @@ def test_scaled_clock_slows_during_a_hold(monotonic: FakeMonotonicClock, file: P
     assert reader.speed == 600
 
 
+def test_scaled_clock_speed_set_during_a_hold_counts_after_it(monotonic: FakeMonotonicClock, file: Path):
+    """A speed set during a hold is in force after its end; below the held speed it is in force at once."""
+    clock, reader = ScaledClock(file, drive=True, speed=600, held_speed=20), ScaledClock(file)
+    with clock.hold():
+        clock.set_speed(300)
+        assert reader.speed == 20
+        clock.set_speed(5)
+        assert reader.speed == 5
+        clock.set_speed(900)
+        assert reader.speed == 20
+    assert reader.speed == 900
+
+
 def test_scaled_clock_cap_limits_every_later_pace(monotonic: FakeMonotonicClock, file: Path):
     """Under a cap no driver runs faster, later drivers included; without it the last pace applies, and time
     never jumps."""

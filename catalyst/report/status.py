@@ -109,7 +109,7 @@ async def read_status(conn: Connection, at: datetime, *, next_scan: datetime | N
     active_latches = tuple(await reporting_queries.latches(conn))
     daemon = _daemon_status(daemon_row, alive, at)
     open_lines = tuple(_position_line(row, risks.get(row.position_id), at) for row in rows)
-    realized = sum((row.realized_pnl or ZERO for row in day_positions), ZERO)
+    realized = ZERO if cycle is None else (await positions.day_pnl(conn, cycle.cycle_id))[0]
     unrealized = sum((line.unrealized_pnl for line in open_lines), ZERO)
     scan = scan_figures(scans[-1]) if scans else None
     loss = -min(realized + unrealized, ZERO)

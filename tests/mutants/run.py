@@ -28,6 +28,9 @@ _IGNORED: Final = shutil.ignore_patterns(
 )
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (tests/[^\s\[]+)", re.MULTILINE)
 _BEGUN: Final = re.compile(r"^(tests/[^\s\[]+::\w+)", re.MULTILINE)
+# The plugin schemathesis takes a third of a start.
+_OPTIONS: Final = ("-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-p", "no:schemathesis")
+_running: "set[subprocess.Popen[bytes]]" = set()
 _PASSED, _NOT_PASSED, _STOPPED_EARLY = 0, 1, 2  # exit codes of pytest
 
 
@@ -77,7 +80,9 @@ def run_slips(slips: Sequence[Slip], jobs: int, root: Path = ROOT) -> Iterator[R
         for _ in range(jobs):
             copies.put(stack.enter_context(copied_tree(root)))
         threads = stack.enter_context(ThreadPoolExecutor(jobs))
-        stack.callback(threads.shutdown, cancel_futures=True)
+        # An interrupted run starts no other slip and leaves no pytest and no database server behind.
+        stack.callback(_stop_all)
+        stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         for future in as_completed([threads.submit(_run_in_a_copy, slip, copies) for slip in slips]):
             yield future.result()
 
@@ -149,18 +154,12 @@ def _find_red_tests(tests: Sequence[str], copy: Path) -> set[str]:
 
 def _run_pytest(arguments: Sequence[str], copy: Path) -> tuple[int | None, str]:
     """Run pytest in the copy; return its exit code, None at the limit of time, and its output."""
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-v",
-        "-rfE",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        *arguments,
-    ]
+    # A folder of its own: each session of the tests removes the unused server folders of others.
+    (temporary := copy.parent / "tmp").mkdir(exist_ok=True)
+    environment = os.environ | {
+        "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(temporary)
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pytest", *_OPTIONS, *arguments]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             command,
@@ -170,6 +169,7 @@ def _run_pytest(arguments: Sequence[str], copy: Path) -> tuple[int | None, str]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        _running.add(process)
         code: int | None
         try:
             code = process.wait(LIMIT_S)
@@ -177,8 +177,15 @@ def _run_pytest(arguments: Sequence[str], copy: Path) -> tuple[int | None, str]:
             code = None
         finally:
             _stop(process)
+            _running.discard(process)
         output.seek(0)
         return code, output.read()
+
+
+def _stop_all() -> None:
+    """Stop every pytest that runs."""
+    for process in list(_running):
+        _stop(process)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -1,5 +1,6 @@
 """Day report, day events and exchange comparison of a small traded day in the database."""
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from io import StringIO
@@ -18,7 +19,7 @@ from catalyst.report.formatting import dollars, duration, price
 from catalyst.report.live_screen import render_screen
 from catalyst.report.tables import render_explanation, render_status
 from catalyst.report.terminal import render_day
-from catalyst.store import reporting_queries
+from catalyst.store import orphans, positions, reporting_queries
 from catalyst.store.account_lock import acquire_account_lock
 from catalyst.store.pool import Store
 
@@ -204,6 +205,28 @@ async def test_status_names_every_problem(day: Store) -> None:
     page = rendered(*render_status(status), render_screen(status, [], []))
     assert "catalyst approve 1" in page
     assert "NVDA" in page
+
+
+async def test_status_counts_what_the_exits_oversold(day: Store) -> None:
+    """The day's result and the used part of the loss limit contain the loss of oversold shares, as the daily loss limit
+    itself does."""
+    async with day.tx("oversold") as conn:
+        held = (await positions.open_positions(conn))[0]
+        await orphans.record(
+            conn, "MSFT", PositionSide.SHORT, Decimal(10), at=OPEN, cycle_id=CYCLE, position_id=held.position_id,
+            cost=Decimal(4000),
+        )  # fmt: skip
+        orphan = await orphans.lock_open(conn, "MSFT", PositionSide.SHORT)
+        assert orphan is not None
+        closed = replace(orphan, quantity=Decimal(0), exited_qty=Decimal(10), realized_pnl=Decimal(-515))
+        await orphans.update(conn, closed, at=OPEN)
+        await orphans.close(conn, orphan.orphan_id, end_reason="exited", at=OPEN)
+    async with day.read() as conn:
+        status = await status_report.read_status(conn, OPEN + timedelta(minutes=45))
+        realized, _ = await positions.day_pnl(conn, CYCLE)
+    assert status.realized_pnl == realized == Decimal("-500.00")
+    assert status.day_pnl == status.realized_pnl + status.unrealized_pnl
+    assert status.loss_limit_used_pct == round(float(-status.day_pnl) / 20, 1)
 
 
 async def test_status_shows_the_daemon_alive_while_its_lock_is_held(day: Store) -> None:

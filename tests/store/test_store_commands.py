@@ -47,6 +47,15 @@ async def test_commands_are_taken_once_in_order(store: Store):
         assert [command.command_id for command in await commands.recent(conn, 2)] == command_ids[:-3:-1]
 
 
+async def test_oldest_waiting_command_is_taken_first(store: Store):
+    """One taker takes the commands in their order of insertion; a withdrawn one is left out."""
+    command_ids = [await _insert_command(store, kind) for kind in ("halt", "flatten", "resume", "scan")]
+    async with store.tx("withdraw") as conn:
+        assert await commands.withdraw(conn, command_ids[1], reason="the sender waited too long", at=AT)
+    taken = [await _take_command(store) for _ in range(3)]
+    assert [command.kind for command in taken if command is not None] == ["halt", "resume", "scan"]
+
+
 async def test_command_waiter_receives_answer_across_connections(database: str):
     """The waiter returns the answer on its own connection as soon as it is committed."""
     store = await open_store(database, SystemClock())

@@ -103,6 +103,8 @@ async def test_crash_loop_closes_entry_gate(database: str) -> None:
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         for _ in range(5):
+            assert scenario.components is not None
+            assert "crash_loop" not in scenario.components.gate.reasons
             await scenario.crash()
             await scenario.start()
         assert scenario.components is not None

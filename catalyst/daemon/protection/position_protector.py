@@ -142,6 +142,7 @@ class PositionProtector:
             self._verified[position_id] = _fingerprint(position, rows)
             await self.unprotected_time.mark_protected(position, rows)
             return
+        self._verified.pop(position_id, None)  # rows that were confirmed before have to be confirmed again
         grace_over = self._is_excess_grace_over(position_id, state)
         if grace_over is not None:
             if grace_over:

@@ -1,0 +1,273 @@
+"""Outage exits in rare states: one symbol of several, a carried position, a short, two requests of unknown outcome."""
+
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from catalyst import flat_proof_files
+from tests.dbfaults.proxied_scenario import assert_sent_once
+from tests.dbfaults.test_database_outage import (
+    open_scenario_with_spool,
+    restore_database_and_start,
+    spool_entries,
+    submit_resting_entry,
+)
+from tests.simulator.manual_feed import MONDAY, at
+from tests.stories.scenario import ENTRY, Scenario
+
+pytestmark = pytest.mark.usefixtures("short_timeouts")
+
+SHORT = {"limit": "189.90", "stop": "192.00", "target": "186.00", "side": "short"}
+
+
+def proof_files(scenario: Scenario) -> list[bool]:
+    """Return whether each proof file of the account says flat."""
+    account_name = scenario.settings.account_name(scenario.server.exchange.state.account.id)
+    files = flat_proof_files.read_flat_proofs(scenario.settings.proofs_dir, account_name)
+    return [facts["flat"] is True for _, facts in files]
+
+
+async def exit_orders(scenario: Scenario, symbol: str) -> list[tuple[str, str]]:
+    """Return side and quantity of each market order of a symbol that the exchange received."""
+    logs = await scenario.admin("logs")
+    return [
+        (order["side"], order["qty"])
+        for order in logs["orders"]
+        if order["symbol"] == symbol and order["type"] == "market"
+    ]
+
+
+async def test_outage_exit_of_one_symbol_proves_nothing_about_the_account(
+    database: str, tmp_path: Path
+) -> None:
+    """Given AAPL is exited in an outage and MSFT stays held, then the spool holds the proof of AAPL, no proof of the
+    account is written as a row or a file, and the import holds the writer lock; SIGTERM then proves the account."""
+    async with open_scenario_with_spool(database, tmp_path, positions={"max_hold_time_minutes": 5}) as (
+        scenario,
+        proxy,
+        faults,
+    ):
+        assert scenario.components is not None
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(minutes=4)
+        await scenario.given_position("MSFT", 10)
+        proxy.refuse_connections()
+        await scenario.advance(seconds=90)
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 10)
+        proofs = [entry for entry in spool_entries(tmp_path) if entry["kind"] == "proof"]
+        assert {(entry["symbol"], entry["flat"]) for entry in proofs} == {("AAPL", True)}
+
+        lock, was_locked = scenario.components.ledger.write_lock(), []
+        faults.run_before("spool", lambda: was_locked.append(lock.locked()))
+        proxy.resume()
+        await scenario.advance(seconds=30)
+        assert was_locked == [True]
+        assert await scenario.conn.fetchval("SELECT count(*) FROM flat_proofs") == 0
+        assert proof_files(scenario) == []
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert position["status"] == "closed"
+        assert await exit_orders(scenario, "AAPL") == [("sell", "20")]
+
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 0
+        assert await scenario.conn.fetch("SELECT flat FROM flat_proofs") == [(True,)]
+        assert proof_files(scenario) == [True]
+        await assert_sent_once(scenario)
+        await scenario.assert_consistent()
+
+
+async def test_outage_exit_sells_carried_positions_once_when_position_list_lags(
+    database: str, tmp_path: Path
+) -> None:
+    """Given two positions whose entries are older than the orders that an outage exit reads, when the market opens
+    in an outage, then each is sold once, although the broker's list shows the shares for 15 s after the sale."""
+    wednesday = MONDAY + timedelta(days=2)
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 10)
+        await scenario.crash()
+        for symbol in ("AAPL", "MSFT"):
+            scenario.print_trade(symbol, "190.10", after=60)
+        await scenario.clock.advance_to(at("09:28", wednesday))
+        await scenario.start()
+        await scenario.advance(seconds=30)
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (20, 10)
+
+        await scenario.inject_fault("position_lag", seconds=15, count=0)
+        proxy.refuse_connections()
+        await scenario.clock.advance_to(at("09:30", wednesday))
+        for symbol in ("AAPL", "MSFT"):
+            scenario.print_trade(symbol, "190.20")
+        await scenario.advance(seconds=60)
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 0)
+        sales = [entry["symbol"] for entry in spool_entries(tmp_path) if entry["kind"] == "exit_order"]
+        assert sorted(sales) == ["AAPL", "MSFT"]
+        assert await exit_orders(scenario, "AAPL") == [("sell", "20")]
+        assert await exit_orders(scenario, "MSFT") == [("sell", "10")]
+        proxy.resume()
+        await scenario.advance(seconds=60)
+        for symbol in ("AAPL", "MSFT"):
+            position = await scenario.position(symbol)
+            assert position is not None
+            assert position["status"] == "closed"
+        await assert_sent_once(scenario)
+        await scenario.assert_consistent()
+
+
+async def test_outage_exit_buys_back_a_short_and_sells_a_long(database: str, tmp_path: Path) -> None:
+    """SIGTERM in an outage with a short and a long held: the short is bought back, the long is sold, each once."""
+    async with open_scenario_with_spool(database, tmp_path, trading={"allow_short": True}) as (
+        scenario,
+        proxy,
+        _,
+    ):
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
+        await scenario.submit_entry("AAPL", 20, **SHORT)
+        await scenario.given_position("MSFT", 10)
+        assert scenario.held_qty("AAPL") == -20
+        proxy.refuse_connections()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 0
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 0)
+        assert await exit_orders(scenario, "AAPL") == [("buy", "20")]
+        assert await exit_orders(scenario, "MSFT") == [("sell", "10")]
+        await restore_database_and_start(scenario, proxy)
+        for symbol in ("AAPL", "MSFT"):
+            position = await scenario.position(symbol)
+            assert position is not None
+            assert (position["status"], position["close_reason"][:14]) == ("closed", "EMERGENCY_STOP")
+        await scenario.assert_consistent()
+
+
+@pytest.mark.parametrize("unreadable", ["AAPL", "MSFT"])
+async def test_outage_flatten_is_not_proven_while_one_of_two_requests_may_have_arrived(
+    database: str, tmp_path: Path, unreadable: str
+) -> None:
+    """Given two entries without a response in an outage, when one of them can be looked up and is not found, then
+    the other one keeps the account from being proven flat, whichever was sent first."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        for symbol in ("AAPL", "MSFT"):
+            scenario.print_trade(symbol, "190.00")
+        await scenario.advance(seconds=1)
+        await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=2)
+        rows = {symbol: await scenario.submit_entry(symbol, 10, **ENTRY) for symbol in ("AAPL", "MSFT")}
+        await scenario.inject_fault(
+            "status_before",
+            method="GET",
+            route="/v2/orders:by_client_order_id",
+            client_order_id=rows[unreadable].client_order_id,
+            status=500,
+            count=0,
+        )
+        proxy.refuse_connections()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 2
+        proof = spool_entries(tmp_path)[-1]
+        assert (proof["kind"], proof["flat"]) == ("proof", False)
+        assert (proof["broker_orders"], proof["broker_positions"]) == (0, 0)
+        assert proof_files(scenario) == [False]
+        await scenario.clear_faults()
+        await restore_database_and_start(scenario, proxy)
+        assert {(await scenario.orders(symbol))[0]["status"] for symbol in rows} <= {"rejected", "submitted"}
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 0)
+
+
+async def test_outage_protection_is_linked_after_a_second_restart(database: str, tmp_path: Path) -> None:
+    """Given an OCO of an outage whose entry fill is not known yet, when the daemon restarts after the import, then it
+    still waits for the fill: no second OCO is sent, and the stop closes the position with its reason."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await submit_resting_entry(scenario, fills=8)
+        await scenario.inject_fault("stream_drop", symbol="AAPL", role="entry", count=0)
+        proxy.refuse_connections()
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=45)
+        assert scenario.held_qty("AAPL") == 8
+        await scenario.inject_fault("empty", route="/v2/account/activities/FILL", count=0)
+        proxy.resume()
+        await scenario.advance(seconds=30)
+        await scenario.crash()
+        await scenario.start()
+        await scenario.advance(seconds=30)
+        await scenario.clear_faults()
+        await scenario.advance(seconds=20)
+        assert {(o.type, o.qty) for o in scenario.server.exchange.state.order_store.live()} == {
+            ("limit", 8),
+            ("stop", 8),
+        }
+        orders = await scenario.orders("AAPL")
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert {order["position_id"] for order in orders if order["origin"] in ("outage", "broker")} == {
+            position["position_id"]
+        }
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=90)
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert (position["status"], position["close_reason"][:13]) == ("closed", "STOP_LOSS_HIT")
+        await assert_sent_once(scenario)
+        await scenario.assert_consistent()
+
+
+async def test_position_opened_in_an_outage_gets_the_levels_of_its_own_entry(
+    database: str, tmp_path: Path
+) -> None:
+    """Given the symbol was bought and sold earlier today, when a second entry fills in part in an outage, then its OCO
+    has the stop and the target of the second entry."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=5)
+        assert scenario.held_qty("AAPL") == 0
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
+        await scenario.submit_entry("AAPL", 20, limit="190.10", stop="186.00", target="197.00")
+        await scenario.advance(seconds=3)
+        proxy.refuse_connections()
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=45)
+        assert scenario.held_qty("AAPL") == 8
+        live = scenario.server.exchange.state.order_store.live()
+        assert {(o.type, o.qty, o.stop_price or o.limit_price) for o in live} == {
+            ("limit", 8, Decimal("197.00")),
+            ("stop", 8, Decimal("186.00")),
+        }
+        proxy.resume()
+        await scenario.advance(seconds=60)
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert (position["quantity"], position["stop_loss"]) == (8, Decimal("186.00"))
+        await assert_sent_once(scenario)
+
+
+async def test_outage_exit_whose_last_response_was_a_rejection_is_imported_as_rejected(
+    database: str, tmp_path: Path
+) -> None:
+    """Given an outage exit got no response at first and only rejections after that, then the import marks it as
+    rejected with the broker's text, and the next exit sells under another id."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=1)
+        await scenario.inject_fault(
+            "status_before", method="POST", route="/v2/orders", status=403, code=40310000,
+            message="insufficient qty available for order", count=0,
+        )  # fmt: skip
+        proxy.refuse_connections()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 2
+        outcomes = [entry["outcome"] for entry in spool_entries(tmp_path) if entry["kind"] == "response"]
+        assert (outcomes[0], outcomes[-1]) == ("unknown", "rejected")
+        await scenario.clear_faults()
+        scenario.print_trade("AAPL", "190.00")
+        await restore_database_and_start(scenario, proxy)
+        outage = [order for order in await scenario.orders("AAPL") if order["origin"] == "outage"]
+        assert [order["status"] for order in outage] == ["rejected"]
+        assert "insufficient qty" in outage[0]["rejection_reason"]
+        await scenario.advance(seconds=30)
+        assert scenario.held_qty("AAPL") == 0
+        await assert_sent_once(scenario)

@@ -1,0 +1,129 @@
+"""Figures of a day: positions and orphan shares of this cycle, marks, and positions of earlier days."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+from store.raw_rows import AT, CYCLE, RawRows
+
+from catalyst.domain.order import PositionSide
+from catalyst.store import orders, orphans, positions
+
+YESTERDAY = "20260407-091500"
+
+
+async def insert_yesterday(raw_rows: RawRows) -> None:
+    """Insert the cycle of the day before."""
+    await raw_rows.conn.execute(
+        """
+        INSERT INTO trading_cycles (cycle_id, cycle_date, mode, max_positions, max_daily_loss, scan_frequency,
+                                    start_time, updated_at, config_hash)
+        VALUES ($1, '2026-04-07', 'supervised', 5, 2000, 1800, $2, $2, 'hash')
+        """,
+        YESTERDAY,
+        AT - timedelta(days=1),
+    )
+
+
+async def insert_orphan_result(
+    raw_rows: RawRows, position_id: int, side: PositionSide, cycle_id: str, realized: str
+) -> None:
+    """Insert oversold shares that were closed with this result."""
+    await orphans.record(
+        raw_rows.conn,
+        "AAPL",
+        side,
+        Decimal(10),
+        at=AT,
+        cycle_id=cycle_id,
+        position_id=position_id,
+        cost=Decimal(1900),
+    )
+    await raw_rows.conn.execute(
+        "UPDATE orphans SET quantity = 0, exited_qty = 10, proceeds = 1900, realized_pnl = $1, ended_at = $2,"
+        " end_reason = 'exited' WHERE ended_at IS NULL",
+        Decimal(realized),
+        AT,
+    )
+
+
+async def test_day_result_counts_positions_and_oversold_shares_of_its_cycle(raw_rows: RawRows) -> None:
+    """A day has the results of its positions and of what its exits oversold, once or twice, and none of another
+    day."""
+    await insert_yesterday(raw_rows)
+    position_id = await raw_rows.insert_position()
+    await raw_rows.conn.execute(
+        "UPDATE positions SET realized_pnl = 0, unrealized_pnl = 40 WHERE position_id = $1", position_id
+    )
+    assert await positions.day_pnl(raw_rows.conn, CYCLE) == (Decimal(0), Decimal(40))
+    await insert_orphan_result(raw_rows, position_id, PositionSide.SHORT, CYCLE, "-30.00")
+    await insert_orphan_result(raw_rows, position_id, PositionSide.SHORT, CYCLE, "-12.50")
+    await insert_orphan_result(raw_rows, position_id, PositionSide.LONG, YESTERDAY, "99.00")
+    assert await positions.day_pnl(raw_rows.conn, CYCLE) == (Decimal("-42.50"), Decimal(40))
+    assert await positions.day_pnl(raw_rows.conn, YESTERDAY) == (Decimal("99.00"), Decimal(0))
+    assert await positions.day_pnl(raw_rows.conn, "20260406-091500") == (Decimal(0), Decimal(0))
+
+
+async def test_second_oversell_adds_to_the_orphan_shares_of_its_symbol(raw_rows: RawRows) -> None:
+    """Two oversells of one symbol and side are one orphan with both quantities and both amounts; the other side and
+    another symbol are their own orphans."""
+    position_id = await raw_rows.insert_position()
+    for symbol, side, quantity in (
+        ("AAPL", PositionSide.SHORT, 5),
+        ("AAPL", PositionSide.SHORT, 7),
+        ("AAPL", PositionSide.LONG, 2),
+        ("MSFT", PositionSide.SHORT, 3),
+    ):
+        await orphans.record(
+            raw_rows.conn, symbol, side, Decimal(quantity), at=AT, position_id=position_id, cost=Decimal(quantity * 190)
+        )  # fmt: skip
+    found = [
+        (orphan.symbol, orphan.side, orphan.quantity, orphan.found_qty, orphan.cost)
+        for orphan in await orphans.open_orphans(raw_rows.conn)
+    ]
+    assert found == [
+        ("AAPL", PositionSide.SHORT, 12, 12, 12 * 190),
+        ("AAPL", PositionSide.LONG, 2, 2, 380),
+        ("MSFT", PositionSide.SHORT, 3, 3, 570),
+    ]
+
+
+async def test_marks_extend_both_extremes_of_each_position(raw_rows: RawRows) -> None:
+    """The highest and the lowest price since the entry follow every mark; the last one is the last price. A closed
+    position takes no mark."""
+    first, second = await raw_rows.insert_position(), await raw_rows.insert_position(symbol="MSFT")
+    for price in ("191.00", "189.00", "190.50"):
+        await positions.mark(
+            raw_rows.conn,
+            [(first, Decimal(price), Decimal(1)), (second, Decimal(price) + 100, Decimal(2))],
+            at=AT,
+        )
+    marks = await raw_rows.conn.fetch(
+        "SELECT last_price, high_since_entry, low_since_entry, unrealized_pnl FROM positions ORDER BY position_id"
+    )
+    assert [tuple(row) for row in marks] == [
+        (Decimal("190.50"), Decimal("191.00"), Decimal("189.00"), 1),
+        (Decimal("290.50"), Decimal("291.00"), Decimal("289.00"), 2),
+    ]
+
+
+async def test_position_is_carried_when_it_has_another_cycle_or_none(raw_rows: RawRows) -> None:
+    """Positions of an earlier day, also one without a cycle, are carried, and named once; those of today are not."""
+    await insert_yesterday(raw_rows)
+    symbols = ("AAPL", "MSFT", "TSLA")
+    ids = [await raw_rows.insert_position(symbol=symbol) for symbol in symbols]
+    for position_id, cycle_id in zip(ids, (CYCLE, YESTERDAY, None), strict=True):
+        await raw_rows.conn.execute(
+            "UPDATE positions SET cycle_id = $2 WHERE position_id = $1", position_id, cycle_id
+        )
+    assert await positions.mark_carried(raw_rows.conn, CYCLE) == ["MSFT", "TSLA"]
+    assert await positions.mark_carried(raw_rows.conn, CYCLE) == []
+    carried = [position.carried for position in await positions.open_positions(raw_rows.conn)]
+    assert carried == [False, True, True]
+
+
+async def test_second_cancel_keeps_the_reason_of_the_first(raw_rows: RawRows) -> None:
+    """An order that is cancelled by its timeout and then by a flatten has the reason of the first request."""
+    order_id = await raw_rows.insert_order()
+    for reason in ("ENTRY_TIMEOUT", "FLATTEN"):
+        await orders.set_cancel_reason(raw_rows.conn, order_id, reason, AT, epoch=1)
+    assert (await orders.get(raw_rows.conn, order_id)).cancel_reason == "ENTRY_TIMEOUT"
