@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_frames import CFG, SESSION, candidates, candles, instant_after, new_york
 
-from catalyst.pipeline.bar_matrix import bar_matrix_of, resample_bars
+from catalyst.pipeline.bar_matrix import bar_matrix_of, finished_bars, resample_bars
 from catalyst.pipeline.frame import remaining_symbols
 from catalyst.pipeline.score import score
 from catalyst.pipeline.technical import technical
@@ -182,17 +182,33 @@ def test_technical_stage_ignores_unfinished_bars_and_todays_daily_bar(finished: 
 
 
 def test_technical_uses_only_finished_quarter_hour_bars():
-    """Only finished quarter-hour bars are used: at 12:44 the bar from 12:30 is not."""
+    """At 12:44 the quarter hour from 12:30 has no vote, whatever its prices are; at 12:45 it has."""
+    quarter_only = CFG.technical.model_copy(update={"weight_intraday": 0.0, "weight_daily": 0.0})
     bars = candles("X", list(50 + np.sin(np.arange(39) / 3)))
-    early = run_technical(bars, daily_bars("X", RISING_DAYS), now=new_york(12, 44), price=50.0).loc["X"]
-    flipped = bars.copy()
-    flipped.loc[36:37, "close"] = flipped.loc[36:37, "low"]
-    assert (
-        early["votes"]
-        == run_technical(flipped, daily_bars("X", RISING_DAYS), now=new_york(12, 44), price=50.0).loc[
-            "X", "votes"
+    changed = bars.copy()
+    for name in ("open", "high", "low", "close"):
+        changed.loc[36:, name] *= 1.05
+    frame = candidates("X", side="long", pattern_confidence=0.6, price=50.0)
+    early, late = (
+        [
+            technical(
+                frame, each, daily_bars("X", RISING_DAYS), SESSION, new_york(12, minute), quarter_only, bar_minutes=5
+            ).loc["X", "agreement"]
+            for each in (bars, changed)
         ]
-    )
+        for minute in (44, 45)
+    )  # fmt: skip
+    assert early[0] == early[1]
+    assert late[0] != late[1]
+
+
+def test_bar_counts_from_its_end_on():
+    """The bar of 9:35 counts from 9:40:00 on, not a second before."""
+    bars = candles("X", [50.0, 50.1, 50.2])
+    counts = [
+        len(finished_bars(bars, new_york(*at), 5)) for at in ((9, 34, 59), (9, 39, 59), (9, 40), (10, 0))
+    ]
+    assert counts == [0, 1, 2, 3]
 
 
 def test_technical_values_are_independent_of_other_symbols():
