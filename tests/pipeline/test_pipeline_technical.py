@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_frames import CFG, SESSION, candidates, candles, instant_after, new_york
 
-from catalyst.pipeline.bar_matrix import bar_matrix_of, resample_bars
+from catalyst.pipeline.bar_matrix import bar_matrix_of, finished_bars, resample_bars
 from catalyst.pipeline.frame import remaining_symbols
 from catalyst.pipeline.score import score
 from catalyst.pipeline.technical import technical
@@ -209,6 +209,15 @@ def test_technical_uses_only_finished_quarter_hour_bars():
 
     assert agreement(fallen, 44) == agreement(bars, 44)
     assert agreement(fallen, 45) != agreement(bars, 45)
+
+
+def test_bar_counts_from_its_end_on():
+    """The bar of 9:35 counts from 9:40:00 on, not a second before."""
+    bars = candles("X", [50.0, 50.1, 50.2])
+    counts = [
+        len(finished_bars(bars, new_york(*at), 5)) for at in ((9, 34, 59), (9, 39, 59), (9, 40), (10, 0))
+    ]
+    assert counts == [0, 1, 2, 3]
 
 
 def test_technical_values_are_independent_of_other_symbols():

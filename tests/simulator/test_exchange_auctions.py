@@ -228,6 +228,49 @@ def test_halt_ends_with_a_reopening_auction() -> None:
     scenario.assert_audit_clean()
 
 
+def test_resume_ends_the_halt_of_its_symbol_alone() -> None:
+    """Two symbols are halted and one resumes: only its order trades, and its print does not reopen the other."""
+    scenario = ExchangeScenario()
+    orders = [scenario.submit("buy", 5, symbol, "limit", limit_price="400") for symbol in ("AAPL", "MSFT")]
+    for symbol in ("AAPL", "MSFT"):
+        scenario.exchange.state.halt(symbol)
+    scenario.advance()
+    scenario.exchange.venue.resume("AAPL")
+    for symbol in ("AAPL", "MSFT"):
+        scenario.print_trade(symbol, "310")
+    assert [order.status for order in orders] == [OrderStatus.FILLED, OrderStatus.NEW]
+    scenario.exchange.venue.resume("MSFT")
+    scenario.print_trade("MSFT", "311")
+    assert status_and_average(orders[1]) == (OrderStatus.FILLED, Decimal(311))
+
+
+def test_every_day_has_its_own_open_and_close() -> None:
+    """Orders of three evenings each fill at the next open. Each close adds an equity and each open carries the shares
+    over; the fees of a day are charged at its close, once."""
+    scenario = ExchangeScenario(start=at("15:00"))
+    state = scenario.exchange.state
+    state.settings.charge_fees = True
+    scenario.given_position("AAPL", 10)
+    scenario.submit("sell", 1)
+    fills = []
+    for number in range(3):
+        day = MONDAY + timedelta(days=number + 1)
+        scenario.exchange.venue.advance(at("20:00", day - timedelta(days=1)))
+        assert len(state.equity_history) == number + 1
+        order = scenario.submit("buy", 5)
+        scenario.feed.add_trade("AAPL", at("09:30", day), str(101 + number))
+        scenario.exchange.venue.advance(at("09:31", day))
+        fills.append(status_and_average(order))
+        assert state.account.positions["AAPL"].overnight_qty == 9 + 5 * number
+    assert fills == [(OrderStatus.FILLED, Decimal(price)) for price in (101, 102, 103)]
+    scenario.advance_to("16:00")
+    assert [(fee.kind, fee.amount) for fee in state.fees] == [
+        ("REG", Decimal("0.01")),
+        ("TAF", Decimal("0.01")),
+    ]
+    scenario.assert_audit_clean()
+
+
 def test_order_in_a_halted_symbol_stays_accepted_until_resume() -> None:
     """The open does not route the order; the resume does, and the first trade after it is the opening."""
     scenario = ExchangeScenario(start=at("08:00"))

@@ -94,3 +94,23 @@ def test_replaced_entry_keeps_its_legs() -> None:
         Decimal(50),
     ]
     assert scenario.leg(replacement, OrderRole.TARGET).status is OrderStatus.NEW
+
+
+def test_resized_target_keeps_what_it_has_sold() -> None:
+    """A target of 100 that has sold 40 is resized to 90: 50 are left, its stop covers 50, and neither sells more."""
+    scenario = ExchangeScenario()
+    order = scenario.submit_bracket(100)
+    scenario.advance()
+    scenario.feed.quotes["AAPL"] = ("109", "111")
+    scenario.print_trade("AAPL", "110", size=160)
+    target = scenario.leg(order, OrderRole.TARGET)
+    assert (target.filled_qty, scenario.leg(order, OrderRole.STOP).qty) == (40, 60)
+    replacement = scenario.replace(target, qty=90)
+    scenario.advance()
+    assert (replacement.filled_qty, replacement.remaining) == (40, 50)
+    assert scenario.leg(order, OrderRole.STOP).qty == 50
+    scenario.feed.quotes.clear()
+    scenario.print_trade("AAPL", "94")
+    assert scenario.exchange.state.account.qty("AAPL") == 10
+    assert [execution.qty for execution in scenario.exchange.state.executions] == [100, 40, 50]
+    scenario.assert_audit_clean()

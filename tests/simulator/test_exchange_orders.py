@@ -2,8 +2,10 @@
 
 from decimal import Decimal
 
+import pytest
+
 from catalyst.simulator.faults.rules import FaultKind
-from catalyst.simulator.rules.orders import OrderStatus, PositionIntent
+from catalyst.simulator.rules.orders import OrderSide, OrderStatus, PositionIntent
 from catalyst.simulator.rules.wire_format import ApiError
 from tests.simulator.exchange_scenario import ExchangeScenario, fixed_latencies
 from tests.simulator.manual_feed import at
@@ -20,6 +22,47 @@ def test_short_position_is_negative_and_closed_by_a_buy() -> None:
     scenario.advance()
     assert scenario.exchange.state.account.realised == Decimal("99.80")  # sold at 99.99, bought at 90.01
     scenario.assert_audit_clean()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_trade_through_zero_closes_one_side_and_opens_the_other(sign: int) -> None:
+    """Ten shares at 100, then fifteen against them at 110: five of the other side at 110, and the profit of ten shares.
+    Cash, cost and profit agree after each trade, for longs as for shorts."""
+    account = ExchangeScenario().exchange.state.account
+    start = account.cash
+    enter, against = (OrderSide.BUY, OrderSide.SELL) if sign > 0 else (OrderSide.SELL, OrderSide.BUY)
+    for side, qty, price, realised in (
+        (enter, 10, 100, 0), (against, 4, 110, 40), (against, 11, 110, 100), (enter, 5, 104, 130),
+    ):  # fmt: skip
+        account.book_fill("AAPL", side, Decimal(qty), Decimal(price))
+        assert account.realised == sign * realised
+        cost = account.positions["AAPL"].cost if "AAPL" in account.positions else 0
+        assert account.cash + cost == start + account.realised
+    assert account.positions == {}
+
+
+@pytest.mark.parametrize("qty", [100, -100])
+def test_position_of_either_side_uses_buying_power(qty: int) -> None:
+    """A short of 100 shares at 100 uses as much buying power as a long: its value, once."""
+    scenario = ExchangeScenario()
+    scenario.given_position("AAPL", qty)
+    state = scenario.exchange.state
+    equity = state.account.equity(state.mark_price)
+    assert state.account.buying_power(state.mark_price, Decimal(0)) == equity * 4 - 10_000
+
+
+def test_late_fill_of_one_symbol_leaves_the_other_position_as_it_is() -> None:
+    """The position list shows a late fill of AAPL after its delay, and a fill of MSFT at once."""
+    scenario = ExchangeScenario()
+    scenario.add_fault(FaultKind.POSITION_LAG, symbol="AAPL", seconds=30, count=0)
+    for symbol in ("AAPL", "MSFT"):
+        scenario.submit("buy", 10, symbol)
+    scenario.advance()
+    shown = [scenario.exchange.position_qty(symbol) for symbol in ("AAPL", "MSFT")]
+    assert shown == [0, 10]
+    assert [position.symbol for position in scenario.exchange.positions()] == ["MSFT"]
+    scenario.advance(31)
+    assert [(each.symbol, each.qty) for each in scenario.exchange.positions()] == [("AAPL", 10), ("MSFT", 10)]
 
 
 def test_never_ack_fault_keeps_an_order_pending_new() -> None:

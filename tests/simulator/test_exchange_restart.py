@@ -11,13 +11,14 @@ import orjson
 import pytest
 
 from catalyst.clock import ManualClock, ScaledClock, SystemClock
+from catalyst.simulator.exchange.event_queue import EventKind
 from catalyst.simulator.exchange.persistence import JOURNAL_FILE, Journal
 from catalyst.simulator.exchange.views import order_view
 from catalyst.simulator.rules.orders import OrderRole, OrderStatus
 from catalyst.simulator.server import SimOptions, run_server, serve_until_cancelled
 from catalyst.simulator.synthetic.market import make_market
 from tests.simulator.exchange_scenario import ExchangeScenario
-from tests.simulator.manual_feed import at
+from tests.simulator.manual_feed import MONDAY, at
 from tests.simulator.served_exchange import KEYS, ORDER
 from tests.waiting import wait_until
 
@@ -110,9 +111,12 @@ def test_journal_line_holds_only_changes(tmp_path: Path) -> None:
 
 
 def test_restart_after_every_step_changes_nothing(tmp_path: Path) -> None:
-    """A day with a kill after every step ends like the day without one."""
+    """A day with a kill after every step ends like the day without one: no fill, replacement, halt or close of before
+    happens again."""
     random_source = random.Random(3)
     prices = [str(100 + random_source.randint(-8, 12)) for _ in range(40)]
+    steps = [at("11:00") + timedelta(seconds=n * 10 + 10) for n in range(41)]
+    steps += [at("16:00"), at("16:01"), at("16:00", MONDAY + timedelta(days=1))]
 
     def trade_day(*, killed: bool) -> list[object]:
         folder = tmp_path / str(killed)
@@ -123,19 +127,38 @@ def test_restart_after_every_step_changes_nothing(tmp_path: Path) -> None:
             scenario.feed.add_trade("AAPL", at("11:00") + timedelta(seconds=n * 10 + 5), price, 200)
         scenario.submit_bracket(100, kind="limit", limit_price="101")
         scenario.submit("buy", 20, "MSFT")
-        for n in range(41):
-            scenario.exchange.venue.advance(at("11:00") + timedelta(seconds=n * 10 + 10))
+        resting = scenario.submit("buy", 50, "TSLA", "limit", limit_price="200.01", time_in_force="gtc").id
+        for n, instant in enumerate(steps):
+            scenario.exchange.venue.advance(steps[n - 1] if n else at("11:00"))  # as before each request
+            if n in (3, 6):  # 30 shares are filled, the rest rests at a lower limit
+                resting = scenario.replace(
+                    scenario.exchange.find_order(resting), qty=50 + n, limit_price=str(150 + n)
+                ).id
+            if n in (10, 20):
+                scenario.exchange.state.halt("TSLA")
+                scenario.exchange.state.event_queue.schedule(
+                    instant + timedelta(seconds=5), EventKind.RESUME, other_id="TSLA"
+                )
+            scenario.exchange.venue.advance(instant)
             journal.save(scenario.exchange)
             if killed:
                 journal = Journal(folder)
                 scenario = restore_from_journal(scenario, journal)
+        assert scenario.exchange.find_order(resting).filled_qty == 30
+        assert len(scenario.exchange.state.equity_history) == 2
         scenario.assert_audit_clean()
         order_store = scenario.exchange.state.order_store
         rows = [
             order_view(o, order_store, scenario.exchange.state.settings, nested=True)
             for o in order_store.orders.values()
         ]
-        return sorted(rows, key=lambda row: str(row["id"])) + list(scenario.exchange.state.executions)
+        return [
+            *sorted(rows, key=lambda row: str(row["id"])),
+            *scenario.exchange.state.executions,
+            scenario.exchange.state.equity_history,
+            scenario.exchange.state.account,
+            scenario.exchange.state.halted,
+        ]
 
     assert trade_day(killed=True) == trade_day(killed=False)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
@@ -111,6 +112,21 @@ async def test_admin_api_sets_data_entitlements_and_limits() -> None:
         assert (
             await served.request("GET", f"/v2/stocks/snapshots?symbols={symbol}&feed=iex&currency=USD")
         ).status_code == 414
+
+
+def test_gap_moves_the_trades_after_its_instant_and_none_before() -> None:
+    """A gap at the instant of a trade leaves that trade as it was published; later trades have the product of all gaps
+    before them, whichever was set first."""
+    market, real = OverriddenMarket(generated_market()), generated_market()
+    symbol = next(s for s in real.assets() if len(real.prints(s, NOON, NOON + timedelta(minutes=5))) >= 3)
+    first, second, third = real.prints(symbol, NOON, NOON + timedelta(minutes=5))[:3]
+    market.add_gap(symbol, Decimal("0.5"), second.at)
+    market.add_gap(symbol, Decimal("0.8"), first.at)
+    factors = {first.at: Decimal(1), second.at: Decimal("0.8"), third.at: Decimal("0.4")}
+    for trade in (first, second, third):
+        expected = (trade.price * factors[trade.at]).quantize(Decimal("0.01"))
+        assert market.last_print(symbol, trade.at) == replace(trade, price=expected)
+    assert [trade.at for trade in market.prints(symbol, NOON, third.at)] == list(factors)
 
 
 def test_market_without_overrides_is_unchanged() -> None:

@@ -17,8 +17,10 @@ from tests.stories.scenario import ENTRY, Scenario, open_scenario
 TIGHT_LIMITS = {"max_daily_loss": 40, "warning_threshold_pct": 75}
 
 
-async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, minutes: float = 5) -> int:
-    """Insert a proposal as a supervised scan does; return its id."""
+async def insert_proposal(
+    scenario: Scenario, symbol: str, *, qty: int = 10, minutes: float = 5, market: bool = False
+) -> int:
+    """Insert a proposal as a supervised scan does, of a market or a limit entry; return its id."""
     assert scenario.components is not None
     assert scenario.components.current_day.cycle_id is not None
     now = scenario.clock.now()
@@ -29,10 +31,10 @@ async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, min
         position_side=PositionSide.LONG,
         side=Side.BUY,
         quantity=Decimal(qty),
-        order_type="limit",
+        order_type="market" if market else "limit",
         time_in_force="day",
         order_class="bracket",
-        limit_price=Decimal("190.10"),
+        limit_price=None if market else Decimal("190.10"),
         bracket_stop=Decimal("188.00"),
         bracket_target=Decimal("194.00"),
         cycle_id=scenario.components.current_day.cycle_id,
@@ -103,27 +105,28 @@ async def test_loss_of_exactly_the_limit_stops_the_day(database: str) -> None:
 
 async def test_portfolio_counts_proposals_and_open_remainders(database: str) -> None:
     """The risk check sees a half filled entry as 8 held and 12 working shares. It sees a waiting proposal as a working
-    entry whose buying power the broker has not deducted."""
+    entry whose buying power the broker has not deducted; a market entry counts at its target, the most it may cost."""
     async with open_scenario(database, execution={"partial_entry_grace_seconds": 60}) as scenario:
-        for symbol in ("AAPL", "MSFT"):
+        for symbol in ("AAPL", "MSFT", "TSLA"):
             scenario.print_trade(symbol, "190.00")
         await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         await insert_proposal(scenario, "MSFT")
+        await insert_proposal(scenario, "TSLA", market=True)
         await scenario.advance(seconds=3)
         components = scenario.components
         assert components is not None
         assert components.current_day.cycle_id is not None
         portfolio, account = await read_portfolio(
             components.store, components.broker, components.gate, cycle_id=components.current_day.cycle_id,
-            start_equity=None, sectors={"AAPL": "Tech", "MSFT": "Tech"},
+            start_equity=None, sectors=dict.fromkeys(("AAPL", "MSFT", "TSLA"), "Tech"),
         )  # fmt: skip
         assert [(held.symbol, held.quantity) for held in portfolio.positions] == [("AAPL", 8)]
         working = {each.symbol: (each.quantity, each.in_buying_power) for each in portfolio.working}
-        assert working == {"AAPL": (12, True), "MSFT": (10, False)}
-        assert portfolio.slots_used() == 2
-        assert portfolio.sector_value("Tech") == 8 * Decimal("189.99") + 22 * Decimal("190.10")
+        assert working == {"AAPL": (12, True), "MSFT": (10, False), "TSLA": (10, False)}
+        assert portfolio.slots_used() == 3
+        assert portfolio.sector_value("Tech") == 8 * Decimal("189.99") + 22 * Decimal("190.10") + 1940
         assert account.restriction is None
 
 
@@ -170,23 +173,18 @@ async def test_position_over_hold_time_limit_is_exited(database: str) -> None:
         await scenario.assert_consistent()
 
 
-async def test_two_positions_over_the_hold_time_limit_exit_in_one_check(database: str) -> None:
-    """Two positions that are held too long at one check are both exited by it."""
+async def test_halted_position_over_the_hold_time_limit_does_not_delay_another(database: str) -> None:
+    """Two positions are held too long. The first is halted and cannot be sold; the second is exited at once."""
     async with open_scenario(database, positions={"max_hold_time_minutes": 10}) as scenario:
         for symbol in ("AAPL", "MSFT"):
-            scenario.print_trade(symbol, "190.00")
-        await scenario.advance(seconds=1)
-        for symbol in ("AAPL", "MSFT"):
-            await scenario.submit_entry(symbol, 20, **ENTRY)
-            scenario.print_trade(symbol, "190.20", after=600)
+            await scenario.given_position(symbol, 20)
+        await scenario.admin("halt", {"symbol": "AAPL"})
+        scenario.print_trade("MSFT", "190.20", after=590)
         await scenario.advance(minutes=12)
-        exits = [await scenario.position(symbol) for symbol in ("AAPL", "MSFT")]
-        assert all(
-            position is not None and position["close_reason"][:10] == "TIME_LIMIT" for position in exits
-        )
-        first, second = (position["exit_time"] for position in exits if position is not None)
-        assert abs(second - first) < timedelta(seconds=10)
-        await scenario.assert_consistent()
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (20, 0)
+        position = await scenario.position("MSFT")
+        assert position is not None
+        assert position["close_reason"][:10] == "TIME_LIMIT"
 
 
 async def test_proposal_decisions_are_applied_once(database: str) -> None:

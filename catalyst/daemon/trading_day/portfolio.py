@@ -7,6 +7,7 @@ from catalyst.broker.port import Broker
 from catalyst.daemon.trading_state.account_status import follow_account_status
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.order import Purpose, Status
+from catalyst.domain.rows import OrderRow
 from catalyst.pipeline.risk_inputs import AccountState, HeldPosition, Portfolio, WorkingEntry
 from catalyst.store import orders, positions
 from catalyst.store.pool import Store
@@ -42,7 +43,7 @@ async def read_portfolio(
         ),
         tuple(
             WorkingEntry(
-                row.symbol, row.position_side, row.remaining, row.limit_price or Decimal(0),
+                row.symbol, row.position_side, row.remaining, _highest_price(row),
                 sectors.get(row.symbol, "unknown"), in_buying_power=row.status is not Status.CREATED,
             )
             for row in working
@@ -60,3 +61,9 @@ async def read_portfolio(
         or (None if report.can_open_positions else f"the account is {report.status}"),
     )
     return portfolio, account
+
+
+def _highest_price(row: OrderRow) -> Decimal:
+    """Return the highest price that an entry may cost: its limit; of a market entry the higher of stop and target."""
+    zero = Decimal(0)
+    return row.limit_price or max(row.bracket_stop or zero, row.bracket_target or zero)
