@@ -31,6 +31,8 @@ ALLOWED: Final = {
     "crash/restartable_daemon.py": "measures a recovery; cancels the tasks of a crashed run again and again",
     "crash/matrix.py": "prints how long the run took",
     "crash/random_faults.py": "prints how long the run took",
+    "mutants/__main__.py": "prints how long the run took",
+    "mutants/run.py": "prints how long each slip took",
     "cli/shell.py": "ends a wait after five minutes",
     "conformance/alpaca_trade_api_session.py": "a program of its own, run by the interpreter of another environment",
 }

@@ -19,8 +19,6 @@ from tests.dbfaults.test_database_outage import (
 from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import ENTRY, Scenario
 
-pytestmark = pytest.mark.usefixtures("short_timeouts")
-
 SHORT = {"limit": "189.90", "stop": "192.00", "target": "186.00", "side": "short"}
 
 

@@ -53,16 +53,19 @@ def test_position_of_either_side_uses_buying_power(qty: int) -> None:
 
 def test_late_fill_of_one_symbol_leaves_the_other_position_as_it_is() -> None:
     """The position list shows a late fill of AAPL after its delay, and a fill of MSFT at once."""
-    scenario = ExchangeScenario()
-    scenario.add_fault(FaultKind.POSITION_LAG, symbol="AAPL", seconds=30, count=0)
-    for symbol in ("AAPL", "MSFT"):
-        scenario.submit("buy", 10, symbol)
-    scenario.advance()
-    shown = [scenario.exchange.position_qty(symbol) for symbol in ("AAPL", "MSFT")]
-    assert shown == [0, 10]
-    assert [position.symbol for position in scenario.exchange.positions()] == ["MSFT"]
-    scenario.advance(31)
-    assert [(each.symbol, each.qty) for each in scenario.exchange.positions()] == [("AAPL", 10), ("MSFT", 10)]
+    with ExchangeScenario() as scenario:
+        scenario.add_fault(FaultKind.POSITION_LAG, symbol="AAPL", seconds=30, count=0)
+        for symbol in ("AAPL", "MSFT"):
+            scenario.submit("buy", 10, symbol)
+        scenario.advance()
+        shown = [scenario.exchange.position_qty(symbol) for symbol in ("AAPL", "MSFT")]
+        assert shown == [0, 10]
+        assert [position.symbol for position in scenario.exchange.positions()] == ["MSFT"]
+        scenario.advance(31)
+        assert [(each.symbol, each.qty) for each in scenario.exchange.positions()] == [
+            ("AAPL", 10),
+            ("MSFT", 10),
+        ]
 
 
 def test_never_ack_fault_keeps_an_order_pending_new() -> None:

@@ -137,7 +137,6 @@ async def test_exit_sells_the_smaller_quantity_when_the_broker_shows_fewer_share
     has, once, and no request for more is sent."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
-        await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=500, count=0)
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
         await scenario.inject_fault("empty", method="GET", route="/v2/account/activities/FILL", count=0)
         await scenario.inject_fault("stream_drop", symbol="AAPL", side="sell", count=0)

@@ -46,7 +46,6 @@ async def test_exit_of_short_sends_nothing_when_the_broker_shows_a_long(database
         await given_short(scenario)
         await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=500, count=0)
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
-        await scenario.inject_fault("empty", method="GET", route="/v2/account/activities/FILL", count=0)
         await scenario.inject_fault("stream_drop", symbol="AAPL", side="buy", count=0)
         target = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
         await scenario.admin("cancel", {"id": target["alpaca_order_id"]})
