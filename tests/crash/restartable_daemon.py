@@ -143,6 +143,7 @@ class CrashHarness(Scenario):
     current_run: DaemonRun | None = None
     _counts: "Counter[tuple[str, Moment]]" = field(default_factory=Counter)
     _frames_of_past_runs: int = 0  # frames that the exchange sent to previous runs
+    frames_may_wait: bool = False
     _restart_at: datetime | None = None  # when the next daemon starts
     _run_count: int = 0
     _recovery_start: tuple[datetime, float] | None = None
@@ -205,11 +206,17 @@ class CrashHarness(Scenario):
         return self.current_run is None and self._restart_at is None
 
     def all_frames_applied(self) -> bool:
-        """Return true when the daemon has processed every stream frame, or cannot receive any."""
+        """Return true when the daemon has processed every stream frame, or cannot receive any.
+
+        With `frames_may_wait`, frames behind a gap may wait: the daemon reconciles before it takes the next one, and
+        while the broker's faults last, its retries wait for the market clock.
+        """
         daemon_run = self.current_run
         if daemon_run is None or daemon_run.crashed or daemon_run.components is None:
             return True
         if daemon_run.components.stream.state is not StreamState.READY:
+            return True
+        if self.frames_may_wait and "stream" in daemon_run.components.gate.reasons:
             return True
         return (
             daemon_run.components.stream.frames_processed + self._frames_of_past_runs

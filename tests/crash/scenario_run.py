@@ -143,6 +143,7 @@ async def _play_and_check(
 
 async def _play_with_faults(harness: CrashHarness, scenario: CrashScenario, faults: FaultSchedule) -> None:
     """Play the scenario with faults as far as it goes, then remove the faults and the crash points left."""
+    harness.frames_may_wait = True
     harness.server.exchange.state.faults.add_schedule(faults)
     async with AsyncExitStack() as stack:
         if FaultKind.STREAM_SECOND in faults.rates:

@@ -53,7 +53,7 @@ EARLIER_RUN = RandomFaultRun(
 
 @pytest.mark.parametrize(
     "fault_run",
-    [*(RandomFaultRun.from_seed(seed) for seed in (5, 29, 47, 71, 124)), EARLIER_RUN],
+    [*(RandomFaultRun.from_seed(seed) for seed in (5, 29, 47, 71, 124, 8477)), EARLIER_RUN],
     ids=lambda fault_run: str(fault_run.seed),
 )
 def test_random_faults_leave_consistent_state(
