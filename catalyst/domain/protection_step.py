@@ -14,9 +14,7 @@ from catalyst.domain.order import Status
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection
 from catalyst.domain.rows import OrderRow
 
-EXCESS_GRACE: Final = timedelta(
-    seconds=3
-)  # the broker reduces the stop itself after a partial fill of the target
+EXCESS_GRACE: Final = timedelta(seconds=3)  # after a partial fill of the target the broker reduces the stop
 ACKNOWLEDGE_GRACE: Final = timedelta(seconds=5)  # an order that stays unacknowledged protects nothing
 REPLACED_REASON: Final = "OCO"  # the cancel reason of exits that a new OCO replaces
 EXCESS_REASON: Final = "EXCESS"  # the cancel reason of stops for more shares than are held
@@ -137,7 +135,7 @@ def all_refusals_of(rows: Sequence[OrderRow]) -> list[Refusal]:
 def _place_or_exit(shares: HeldShares, rules: ProtectionRules, now: datetime) -> ProtectionStep:
     """Place an OCO, after a pause when the last one was refused; after too many refusals do what the rules allow."""
     refusals = shares.refusals
-    if rules.may_exit and refusals and _is_hopeless(refusals, now):
+    if rules.may_exit and refusals and _must_exit(refusals, now):
         return ProtectionStep(ProtectionAction.EXIT, reason=refusals[-1].text)
     if is_in_pause(refusals, now, growing=not rules.may_exit):
         return WAIT
@@ -151,7 +149,7 @@ def _place_or_exit(shares: HeldShares, rules: ProtectionRules, now: datetime) ->
     )
 
 
-def _is_hopeless(refusals: Sequence[Refusal], now: datetime) -> bool:
+def _must_exit(refusals: Sequence[Refusal], now: datetime) -> bool:
     last = refusals[-1]
     if last.text.startswith(PRICE_RULE) and now - last.at < PRICE_RULE_VALID_FOR:
         return True

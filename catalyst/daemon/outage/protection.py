@@ -64,9 +64,8 @@ class OutageProtection:
     _placeholder_ids: dict[str, int] = field(default_factory=dict)  # symbol → negative id instead of a row's
     _states: StateSince[str] = field(default_factory=StateSince[str])  # by symbol
     _partial_fill_since: dict[str, datetime] = field(default_factory=dict)  # by broker id of the entry
-    _refusals: dict[str, list[Refusal]] = field(
-        default_factory=dict
-    )  # by symbol, since the last accepted order
+    # By symbol: the refusals since the last accepted order.
+    _refusals: dict[str, list[Refusal]] = field(default_factory=dict)
     _unprotectable: dict[str, str] = field(default_factory=dict)  # by symbol: the last refusal
     _refused_count: dict[str, int] = field(default_factory=dict)  # by symbol: part of the next order's id
     _outage_since: datetime | None = None
