@@ -6,6 +6,7 @@ databases.
 
 import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -36,6 +38,25 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # These databases need not survive a crash of the machine; all other settings are as in production.
 _FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off"}
 _FOLDER_PREFIX = "catalyst-tests-"
+_NO_STATEMENT = SimpleNamespace(name="none")  # a name: the driver need not prepare its own statement again
+_FIRST_NUMBER_OF_A_NEW_TYPE = 16_384  # PostgreSQL's FirstNormalObjectId
+
+
+# A server of the tests takes some 300 MB.
+_MEMORY_FOLDER = Path("/dev/shm")
+_MEMORY_FOLDER_MIN_BYTES = 4 << 30
+
+
+def _keep_temporary_files_in_memory() -> None:
+    """Create temporary files in memory where there is room, unless TMPDIR names a folder: a new database is three
+    hundred files, and a disk needs ten times as long for them."""
+    if "TMPDIR" in os.environ or not os.access(_MEMORY_FOLDER, os.W_OK | os.X_OK):
+        return
+    if shutil.disk_usage(_MEMORY_FOLDER).free >= _MEMORY_FOLDER_MIN_BYTES:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY_FOLDER)
+
+
+_keep_temporary_files_in_memory()
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -116,6 +137,25 @@ def long_database_limits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 30.0)
         patch.setattr(account_lock, "_PING_TIMEOUT_S", 30.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_array_types() -> Iterator[None]:
+    """Ask a server once for the description of a built-in type: it has the same number in every database, and the
+    driver's query costs each new connection fifteen milliseconds of the server."""
+    known: dict[int, Any] = {}
+    ask = asyncpg.Connection._introspect_types
+
+    async def introspect(conn: Any, numbers: Any, limit_s: float | None) -> tuple[list[Any], Any]:
+        if not all(number in known for number in numbers):
+            rows, statement = await ask(conn, numbers, limit_s)
+            known.update((row["oid"], row) for row in rows if row["oid"] < _FIRST_NUMBER_OF_A_NEW_TYPE)
+            return rows, statement
+        return [known[number] for number in numbers], _NO_STATEMENT
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "_introspect_types", introspect)
         yield
 
 
