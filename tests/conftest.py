@@ -5,6 +5,7 @@ databases.
 """
 
 import asyncio
+import gc
 import os
 import shutil
 import tempfile
@@ -62,6 +63,30 @@ _keep_temporary_files_in_memory()
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of cores plus one: scenario tests wait half of their time for a server or process."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each of xdist's workers begin with its share of the slow tests: xdist gives every worker a run of
+    neighbours, and an idle worker takes over the last ones of another."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    seconds = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("slow"))}
+    slow = sorted(seconds, key=seconds.__getitem__, reverse=True)
+    others = [item for item in items if item not in seconds]
+    left = len(items)
+    items.clear()
+    for worker in range(workers):
+        size = left // (workers - worker)
+        share = slow[worker::workers]
+        items += share + others[: size - len(share)]
+        del others[: size - len(share)]
+        left -= size
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector skip what the collection created: hundreds of thousands of objects that stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass
