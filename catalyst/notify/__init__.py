@@ -1,0 +1,1 @@
+"""Delivery of alerts to people: mail and messengers. Knows nothing of trading."""
