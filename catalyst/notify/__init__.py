@@ -1,1 +1,0 @@
-"""Delivery of alerts to people: mail and messengers. Knows nothing of trading."""
