@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from catalyst.cli import commands, preflight, queries, simulator
+from catalyst.cli import alerts, commands, preflight, queries, simulator
 from catalyst.cli import demo as demo_command
 from catalyst.cli import doctor as doctor_command
 from catalyst.cli import run as run_command
@@ -57,6 +57,8 @@ COMMANDS: Final = {
 for panel, verbs in COMMANDS.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
+app.command("test-alert", rich_help_panel="Start here")(alerts.send_test_alert)
+app.add_typer(alerts.app, name="alerts", rich_help_panel="Show")
 
 
 def _print_version(requested: bool) -> None:

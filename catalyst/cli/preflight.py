@@ -93,7 +93,7 @@ async def _run_checks(config: ConfigOption) -> list[CheckResult]:
             )
         ]
     clock = open_clock(settings)
-    results = [*_check_config(settings), *_check_secrets()]
+    results = [*_check_config(settings), *_check_secrets(), _check_alerts(settings, clock)]
     results += [result async for result in _check_database(settings)]
     results += [result async for result in _check_broker(settings, clock)]
     return [*results, _check_disk(settings)]
@@ -123,6 +123,26 @@ def _check_config(settings: Settings) -> Iterator[CheckResult]:
     )
     for notice in settings.notices:
         yield CheckResult("notice", CheckVerdict.WARN, notice)
+
+
+def _check_alerts(settings: Settings, clock: Clock) -> CheckResult:
+    from catalyst.notify.configured import configured_channels
+
+    try:
+        channels = configured_channels(settings, clock)
+    except ConfigInvalid as error:
+        return CheckResult(
+            "alerts", CheckVerdict.FAIL, str(error), "correct it, then run `catalyst test-alert`"
+        )
+    if not any("CRITICAL" in channel.severities for channel in channels):
+        return CheckResult(
+            "alerts",
+            CheckVerdict.WARN,
+            "nobody receives critical alerts",
+            "set ENABLE_EMAIL_ALERTS=true, SMTP_HOST and ALERT_EMAIL_CRITICAL, or ALERT_URL_CRITICAL",
+        )
+    names = ", ".join(channel.name for channel in channels)
+    return CheckResult("alerts", CheckVerdict.OK, f"{names}; `catalyst test-alert` sends one of each")
 
 
 def _check_secrets() -> Iterator[CheckResult]:

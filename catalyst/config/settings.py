@@ -54,6 +54,9 @@ class Environment(BaseSettings):
     alert_email_critical: str | None = None
     alert_email_warning: str | None = None
     alert_email_info: str | None = None
+    alert_url_critical: SecretStr | None = None  # Apprise URLs, separated by commas
+    alert_url_warning: SecretStr | None = None
+    alert_url_info: SecretStr | None = None
     news_api_key: SecretStr | None = None
     benzinga_api_key: SecretStr | None = None
     notify_socket: str | None = None  # set by systemd, like watchdog_usec

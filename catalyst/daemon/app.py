@@ -30,6 +30,7 @@ from catalyst.daemon.shutdown import (
     end_epoch,
     flatten_in_outage,
     flatten_or_none,
+    send_last_alerts,
     stop_on_signals,
 )
 from catalyst.daemon.startup import acquire_account, acquire_host_lock, open_database, recover_or_stop
@@ -89,7 +90,11 @@ async def _recover_and_run(
     with components.clock.hold():
         command_listener = await listen(components.store.dsn, COMMAND_CHANNEL, command_inserted.notify)
     try:
-        async with components.supervisor.running({"stream": lambda: consume_stream(components)}):
+        loops: dict[str, Loop] = {
+            "stream": lambda: consume_stream(components),
+            "alert_delivery": components.alert_delivery.run,
+        }
+        async with components.supervisor.running(loops):
             if not await recover_or_stop(components, stop):
                 log.critical("stopped_before_recovery", reason=stop.reason)
                 if not stop.flatten:
@@ -107,6 +112,7 @@ async def _recover_and_run(
         with components.clock.hold():
             await command_listener.close()
         await end_epoch(components, stop)
+        await send_last_alerts(components)
 
 
 async def run_loops(
