@@ -398,6 +398,18 @@ def test_environment_overrides_env_file_and_config_file(
     assert settings.config.risk.max_daily_loss == 900
 
 
+def test_secrets_come_from_systemd_credentials_unless_the_environment_has_them(
+    environ: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Files in $CREDENTIALS_DIRECTORY are secrets without their last line break; the environment overrides them."""
+    (tmp_path / "alpaca_api_key").write_text("PK-credential\n")
+    (tmp_path / "alpaca_secret_key").write_text("of-the-file\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    environ(ALPACA_SECRET_KEY="of-the-environment")
+    settings = load()
+    assert (settings.mode, settings.keys) == (Mode.PAPER, ("PK-credential", "of-the-environment"))
+
+
 @pytest.mark.parametrize(
     ("name", "key", "file_value", "value"),
     [

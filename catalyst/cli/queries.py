@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from datetime import date, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +11,7 @@ from catalyst.cli.settings import ConfigOption, JsonOption, is_embedded, open_cl
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import UserError
 from catalyst.domain.session import trading_date
+from catalyst.installation import VERSION
 
 if TYPE_CHECKING:
     from catalyst.domain.rows import OrderRow, PositionRow
@@ -48,7 +48,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     facts = {
         "healthy": current.healthy,
-        "version": version("catalyst"),
+        "version": VERSION,
         "mode": settings.mode,
         "session_mode": settings.session_mode,
         "broker": settings.trading_url,

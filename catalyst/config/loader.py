@@ -58,7 +58,8 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     """
     tree = _read_yaml(path) if path is not None else {}
     try:
-        env = Environment(_env_file=env_file)
+        # systemd's LoadCredential: files named like the variables; the environment overrides them.
+        env = Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"))
     except ValidationError as error:
         raise ConfigInvalid(_describe_environment_errors(error)) from None
     except (OSError, UnicodeDecodeError):

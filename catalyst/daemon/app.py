@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from catalyst.clock import Clock
+from catalyst.clock import Clock, waiting
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components
 from catalyst.daemon.runtime.change_signal import ChangeSignal
@@ -73,18 +73,21 @@ async def recover_and_run(
     components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
 ) -> ExitCode:
     """Recover, then run every loop until a signal, a successor, or the end of the only day."""
-    async with _build_watchdog(components).watching():
-        return await _recover_and_run(components, lease, stop, once=once)
+    watchdog = _build_watchdog(components)
+    async with watchdog.watching():
+        return await _recover_and_run(components, lease, stop, watchdog, once=once)
 
 
 def _build_watchdog(components: Components) -> Watchdog:
     env = components.settings.env
     within = None if env.watchdog_usec is None else timedelta(microseconds=env.watchdog_usec)
-    return Watchdog(components.supervisor, components.clock, env.notify_socket, within)
+    return Watchdog(
+        components.supervisor, components.clock, env.notify_socket, within, components.describe_state
+    )
 
 
 async def _recover_and_run(
-    components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
+    components: Components, lease: AccountLease, stop: StopRequest, watchdog: Watchdog, *, once: bool
 ) -> ExitCode:
     command_inserted = ChangeSignal()
     with components.clock.hold():
@@ -102,7 +105,9 @@ async def _recover_and_run(
                 deadline = components.clock.now() + MIN_OUTAGE_FLATTEN_TIME
                 await abandon_database(components)
             else:
-                code, deadline = await run_loops(components, lease, command_inserted, stop, once=once)
+                code, deadline = await run_loops(
+                    components, lease, command_inserted, stop, watchdog, once=once
+                )
                 if code is not None:
                     return code
         # The loops have ended and the store is abandoned, so only the outage exit can still send.
@@ -120,6 +125,7 @@ async def run_loops(
     lease: AccountLease,
     command_inserted: ChangeSignal,
     stop: StopRequest,
+    watchdog: Watchdog,
     *,
     once: bool,
 ) -> tuple[ExitCode | None, datetime]:
@@ -150,7 +156,8 @@ async def run_loops(
     async with components.supervisor.running(loops):
         log.info("daemon_ready", gate=sorted(components.gate.reasons))
         components.ready.set()
-        _build_watchdog(components).notify("READY=1")
+        watchdog.notify("READY=1")
+        watchdog.send_status(components.describe_state())
         await stop.requested.wait()
         components.gate.close("stopping", stop.reason)
         if not stop.flatten:
@@ -162,7 +169,8 @@ async def run_loops(
 
 async def consume_stream(components: Components) -> None:
     """Consume the stream after the unfinished work is known."""
-    await components.startup_survey.completed.wait()
+    with waiting():  # for the database
+        await components.startup_survey.completed.wait()
     await components.stream_consumer.run()
 
 

@@ -6,7 +6,6 @@ import os
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +37,7 @@ from catalyst.domain.errors import (
 from catalyst.domain.fault_points import FaultPoint
 from catalyst.domain.report import AccountReport
 from catalyst.flat_proof_files import FlatProofFiles
+from catalyst.installation import VERSION
 from catalyst.store import daemon_epoch
 from catalyst.store.daemon_epoch import RunInfo
 from catalyst.store.migrate import require_current
@@ -47,7 +47,6 @@ from catalyst.store.schema_checks import require_constraints, require_privileges
 log = structlog.get_logger()
 
 ROOT: Final = Path(__file__).parents[2]
-VERSION: Final = version("catalyst")
 STREAM_TIMEOUT: Final = timedelta(
     seconds=5
 )  # recovery waits that long for the stream, then goes on without it

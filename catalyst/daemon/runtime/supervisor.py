@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import structlog
 
-from catalyst.clock import Clock
+from catalyst.clock import Clock, Turns, count_turns
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.trading_state.entry_gate import DATABASE, EntryGate
 from catalyst.domain.errors import (
@@ -42,6 +42,7 @@ class Supervisor:
     clock: Clock
     reconcile_requested: ChangeSignal
     ended: set[str] = field(default_factory=set)  # loops that returned or were cancelled from inside
+    turns: dict[str, Turns] = field(default_factory=dict)  # of each running loop
 
     @asynccontextmanager
     async def running(self, loops: Mapping[str, Loop]) -> AsyncIterator[None]:
@@ -61,6 +62,13 @@ class Supervisor:
                     task.cancel()
 
     async def _restart_on_failure(self, name: str, loop: Loop) -> None:
+        self.turns[name] = count_turns()
+        try:
+            await self._run_until_ended(name, loop)
+        finally:
+            self.turns.pop(name, None)
+
+    async def _run_until_ended(self, name: str, loop: Loop) -> None:
         while True:
             try:
                 await loop()
