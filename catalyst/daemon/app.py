@@ -82,8 +82,31 @@ def _build_watchdog(components: Components) -> Watchdog:
     env = components.settings.env
     within = None if env.watchdog_usec is None else timedelta(microseconds=env.watchdog_usec)
     return Watchdog(
-        components.supervisor, components.clock, env.notify_socket, within, components.describe_state
+        components.supervisor, components.clock, env.notify_socket, within, lambda: describe_state(components)
     )
+
+
+def describe_state(components: Components) -> str:
+    """Return one line for the service manager: the phase, the positions and what blocks entries."""
+    if not components.ready.is_set():
+        return "recovering: reads every order and position at the broker"
+    session = components.current_day.session
+    if session is None:
+        market = "market hours unknown"
+    elif components.current_day.market_open:
+        market = f"market open until {session.close.astimezone(NEW_YORK):%H:%M} New York"
+    else:
+        market = "market closed"
+    count, unprotected = (
+        len(components.ledger.last_known.positions),
+        components.protector.unprotected_time.unprotected,
+    )
+    stops = f", {len(unprotected)} without a confirmed stop" if unprotected else ""
+    blocked = (
+        f"blocked by {', '.join(sorted(components.gate.reasons))}" if components.gate.reasons else "possible"
+    )
+    phase = "stopping" if "stopping" in components.gate.reasons else "running"
+    return f"{phase}: {market}; {count} position{'s' * (count != 1)}{stops}; entries {blocked}"
 
 
 async def _recover_and_run(
@@ -157,7 +180,7 @@ async def run_loops(
         log.info("daemon_ready", gate=sorted(components.gate.reasons))
         components.ready.set()
         watchdog.notify("READY=1")
-        watchdog.send_status(components.describe_state())
+        watchdog.send_status(describe_state(components))
         await stop.requested.wait()
         components.gate.close("stopping", stop.reason)
         if not stop.flatten:
