@@ -1,7 +1,8 @@
 """Checks that need only the database: daemon, safe mode, invariants, stuck orders, stale data, protection, journal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -10,16 +11,18 @@ from catalyst.doctor.issues import Issue, IssueKind, new_issue
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.invariants import STATEMENTS, Invariant, Violation
 from catalyst.domain.order import Purpose, Status
+from catalyst.domain.protection import is_covered
 from catalyst.domain.rows import OrderRow
 from catalyst.domain.session import trading_date
+from catalyst.domain.unprotected_time import Gap, orphan_gaps, position_gaps, seconds_of
 from catalyst.store import (
     cycles,
     daemon_epoch,
-    exit_intents,
     invariant_checks,
     journal,
     latches,
     orders,
+    orphans,
     pipeline_views,
     positions,
     reporting_queries,
@@ -30,7 +33,7 @@ from catalyst.store.pool import Connection
 STUCK_AFTER: Final = timedelta(minutes=5)
 CYCLE_STALE_AFTER: Final = timedelta(minutes=30)
 DATA_STALE_AFTER: Final = timedelta(minutes=10)
-UNPROTECTED_AFTER: Final = timedelta(seconds=30)
+UNPROTECTED_AFTER: Final = timedelta(seconds=15)
 MINUTE: Final = timedelta(minutes=1)
 
 
@@ -48,7 +51,7 @@ async def check_database(conn: Connection, at: datetime) -> list[Issue]:
     issues += _stuck_orders(await orders.working(conn), at)
     if open_now:
         issues += await _stale_data(conn, at)
-    return [*issues, *await _unprotected_positions(conn, at)]
+    return [*issues, *await _unprotected_shares(conn, at, open_now=open_now)]
 
 
 async def pipeline_summary(conn: Connection, at: datetime) -> dict[str, object]:
@@ -211,29 +214,50 @@ async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
     return issues
 
 
-async def _unprotected_positions(conn: Connection, at: datetime) -> list[Issue]:
-    """Return an issue for each position without a full stop 30 s after its entry, unless it is being exited."""
-    exiting = {intent.position_id for intent in await exit_intents.open_intents(conn)}
-    entry_times = {row.position_id: row.entry_time for row in await positions.open_positions(conn)}
-    return [
-        unprotected_issue(
-            risk.symbol,
-            f"{risk.unprotected_qty.normalize():f} of {risk.quantity.normalize():f}",
-            risk.position_id,
-        )
-        for risk in await pipeline_views.open_risk(conn)
-        if risk.unprotected_qty > 0
-        and risk.position_id not in exiting
-        and at - entry_times.get(risk.position_id, at) > UNPROTECTED_AFTER
-    ]
+async def _unprotected_shares(conn: Connection, at: datetime, *, open_now: bool) -> list[Issue]:
+    """Return an issue for the shares of each position and orphan that have had no working stop for 15 s.
+
+    An exit that is open is no excuse. Outside trading hours a stop that the broker has accepted suffices.
+    """
+    held = await positions.open_positions(conn)
+    rows = await orders.of_positions(conn, [position.position_id for position in held])
+    fills = await orders.fills_of(conn, [row.order_id for group in rows.values() for row in group])
+    issues: list[Issue] = []
+    for position in held:
+        gaps = position_gaps(position, rows[position.position_id], fills, at)
+        if not open_now and is_covered(position.quantity, rows[position.position_id]):
+            continue
+        issues += _gap_issues(gaps, position.symbol, position.quantity, position.position_id)
+    for orphan in await orphans.open_orphans(conn):
+        of_orphan = await orders.of_orphan(conn, orphan.symbol, orphan.side, since=orphan.found_at)
+        fills = await orders.fills_of(conn, [row.order_id for row in of_orphan])
+        if open_now or not is_covered(orphan.quantity, of_orphan):
+            gaps = orphan_gaps(orphan, of_orphan, fills, at)
+            issues += _gap_issues(gaps, orphan.symbol, orphan.quantity, orphan.position_id)
+    return issues
 
 
-def unprotected_issue(symbol: str, shares: str, position_id: int | None) -> Issue:
-    """Return the issue for shares without a stop; transient, because a group being replaced has none for a moment."""
+def _gap_issues(
+    gaps: Sequence[Gap], symbol: str, quantity: Decimal, position_id: int | None
+) -> Iterator[Issue]:
+    if gaps and gaps[-1].lasts and gaps[-1].ended - gaps[-1].began > UNPROTECTED_AFTER:
+        shares = f"{gaps[-1].shares.normalize():f} of {quantity.normalize():f}"
+        yield unprotected_issue(symbol, shares, position_id, seconds=seconds_of(gaps))
+
+
+def unprotected_issue(
+    symbol: str, shares: str, position_id: int | None, *, seconds: Decimal | None = None
+) -> Issue:
+    """Return the issue for shares without a stop; transient, because a group being replaced has none for a moment.
+
+    `seconds`: the unprotected seconds of the position; None when only the broker was read.
+    """
+    lasted = "" if seconds is None else f"; unprotected for {seconds.quantize(Decimal('0.1')):f} s so far"
     return new_issue(
         IssueKind.UNPROTECTED_POSITION,
-        f"{shares} shares of {symbol} have no working stop at the broker",
+        f"{shares} shares of {symbol} have no working stop at the broker{lasted}",
         position_id=position_id,
         symbol=symbol,
+        unprotected_seconds=seconds,
         transient=True,
     )

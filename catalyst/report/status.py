@@ -102,7 +102,7 @@ async def read_status(conn: Connection, at: datetime, *, next_scan: datetime | N
     today = trading_date(at)
     session = await reporting_queries.session_of(conn, today)
     cycle = await cycles.of_day(conn, today)
-    rows = await positions.open_positions(conn)
+    rows = await positions.with_unprotected_time(conn, await positions.open_positions(conn), at)
     risks = {risk.position_id: risk for risk in await pipeline_views.open_risk(conn)}
     day_positions = [] if cycle is None else await positions.of_cycle(conn, cycle.cycle_id)
     scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
