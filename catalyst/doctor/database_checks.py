@@ -25,6 +25,7 @@ from catalyst.store import (
     orphans,
     pipeline_views,
     positions,
+    quarantine,
     reporting_queries,
 )
 from catalyst.store.journal import START, ChainBreak
@@ -34,11 +35,15 @@ STUCK_AFTER: Final = timedelta(minutes=5)
 CYCLE_STALE_AFTER: Final = timedelta(minutes=30)
 DATA_STALE_AFTER: Final = timedelta(minutes=10)
 UNPROTECTED_AFTER: Final = timedelta(seconds=15)
+DAY_END_GRACE: Final = timedelta(minutes=5)  # after the close: last reports, proof, end of the cycle
 MINUTE: Final = timedelta(minutes=1)
 
 
-async def check_database(conn: Connection, at: datetime) -> list[Issue]:
-    """Return the issues found by all checks except the journal's."""
+async def check_database(conn: Connection, at: datetime, *, flat_at_close: bool = True) -> list[Issue]:
+    """Return the issues found by all checks except the journal's.
+
+    `flat_at_close`: every position must be exited before the close.
+    """
     account = (await daemon_epoch.current(conn)).account_id
     alive = account is not None and await reporting_queries.is_account_locked(conn, account)
     session = await reporting_queries.session_of(conn, trading_date(at))
@@ -51,6 +56,8 @@ async def check_database(conn: Connection, at: datetime) -> list[Issue]:
     issues += _stuck_orders(await orders.working(conn), at)
     if open_now:
         issues += await _stale_data(conn, at)
+    issues += await _unfinished_days(conn, at, open_now=open_now, flat_at_close=flat_at_close)
+    issues += await _quarantine_issues(conn)
     return [*issues, *await _unprotected_shares(conn, at, open_now=open_now)]
 
 
@@ -212,6 +219,70 @@ async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
             )
         )
     return issues
+
+
+async def _unfinished_days(
+    conn: Connection, at: datetime, *, open_now: bool, flat_at_close: bool
+) -> list[Issue]:
+    """Return the issues of the last session's end: what is held or open after it, and days that were not completed."""
+    session = await reporting_queries.last_closed_session(conn, at)
+    if session is None:
+        return []
+    issues = []
+    held = [row for row in await positions.open_positions(conn) if row.entry_time < session.close]
+    if held and flat_at_close and not open_now:
+        symbols = [row.symbol for row in held]
+        issues.append(
+            new_issue(
+                IssueKind.HELD_AFTER_CLOSE,
+                f"{len(held)} positions are held after the close of {session.day}: {', '.join(symbols)}; the daemon "
+                "exits them after the next open",
+                symbols=symbols,
+            )
+        )
+    if at - session.close < DAY_END_GRACE:
+        return issues
+    held_ids = set() if flat_at_close else {row.position_id for row in held}
+    working = [
+        row
+        for row in await orders.working(conn)
+        if row.origin != "external"
+        and row.created_at < at - DAY_END_GRACE
+        and row.position_id not in held_ids
+    ]
+    if working and not open_now:
+        issues.append(
+            new_issue(
+                IssueKind.OPEN_AFTER_CLOSE,
+                f"{len(working)} orders are open after the close of {session.day}: "
+                f"{', '.join(sorted({row.symbol for row in working}))}",
+                order_ids=[row.order_id for row in working],
+            )
+        )
+    return issues + [
+        new_issue(
+            IssueKind.CYCLE_NOT_COMPLETED,
+            f"the day {cycle.cycle_date} is {cycle.status}: it was not closed and not proven flat",
+            subject=cycle.cycle_id,
+            cycle_id=cycle.cycle_id,
+        )
+        for cycle in await cycles.unfinished_before(conn, session.day + timedelta(days=1))
+    ]
+
+
+async def _quarantine_issues(conn: Connection) -> list[Issue]:
+    count = await quarantine.count_unresolved(conn)
+    if not count:
+        return []
+    oldest = (await quarantine.unresolved(conn, 1))[0]
+    return [
+        new_issue(
+            IssueKind.QUARANTINE_UNRESOLVED,
+            f"{count} reports of the broker are in quarantine and nobody has checked them; the oldest is of "
+            f"{oldest.at:%Y-%m-%d %H:%M} UTC: {oldest.reason}",
+            count=count,
+        )
+    ]
 
 
 async def _unprotected_shares(conn: Connection, at: datetime, *, open_now: bool) -> list[Issue]:

@@ -19,6 +19,10 @@ class IssueKind(StrEnum):
     QTY_MISMATCH = "QTY_MISMATCH"
     OVERSOLD = "OVERSOLD"  # the broker's position has the opposite sign
     UNPROTECTED_POSITION = "UNPROTECTED_POSITION"
+    HELD_AFTER_CLOSE = "HELD_AFTER_CLOSE"  # positions that should have been exited before the close
+    OPEN_AFTER_CLOSE = "OPEN_AFTER_CLOSE"  # orders that are still working after the close
+    CYCLE_NOT_COMPLETED = "CYCLE_NOT_COMPLETED"  # a day that was not closed and proven
+    QUARANTINE_UNRESOLVED = "QUARANTINE_UNRESOLVED"  # reports that no rule could apply
     STUCK_ORDER = "STUCK_ORDER"
     ORDER_STATUS_MISMATCH = "ORDER_STATUS_MISMATCH"
     ORDER_NOT_FOUND = "ORDER_NOT_FOUND"  # our row names an order that the broker does not have
@@ -49,6 +53,10 @@ FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.QTY_MISMATCH: RECONCILE,
     IssueKind.OVERSOLD: RECONCILE,
     IssueKind.UNPROTECTED_POSITION: "catalyst close {symbol}",
+    IssueKind.HELD_AFTER_CLOSE: "catalyst positions",
+    IssueKind.OPEN_AFTER_CLOSE: "catalyst orders",
+    IssueKind.CYCLE_NOT_COMPLETED: "catalyst run",
+    IssueKind.QUARANTINE_UNRESOLVED: "catalyst doctor --resolve 'checked: NOTE'",
     IssueKind.STUCK_ORDER: RECONCILE,
     IssueKind.ORDER_STATUS_MISMATCH: RECONCILE,
     IssueKind.ORDER_NOT_FOUND: RECONCILE,
@@ -72,6 +80,9 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
     **dict.fromkeys(IssueKind, Severity.CRITICAL),
     **dict.fromkeys(
         (
+            IssueKind.OPEN_AFTER_CLOSE,
+            IssueKind.CYCLE_NOT_COMPLETED,
+            IssueKind.QUARANTINE_UNRESOLVED,
             IssueKind.STUCK_ORDER,
             IssueKind.ORDER_STATUS_MISMATCH,
             IssueKind.ORDER_NOT_FOUND,
