@@ -1,6 +1,6 @@
 """Alert outbox: an alert is written in the transaction of its fact and delivered later."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -86,6 +86,51 @@ async def raise_alert(
         deliver,
     )
     return True
+
+
+async def raise_for_symbols(
+    conn: Connection,
+    event: str,
+    message: str,
+    symbols: Sequence[str],
+    *,
+    at: datetime,
+    severity: str = CRITICAL,
+    window: timedelta = DEDUPE_WINDOW,
+) -> list[str]:
+    """Write one alert about those `symbols` that no alert of the event names within `window`; return them.
+
+    `message` follows their list. An alert that names one of the others counts a repeat; a CRITICAL alert is no repeat
+    of a lesser one.
+    """
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"alert {event}")
+    repeated = await conn.fetch(
+        """
+        UPDATE alerts SET repeats = repeats + 1, repeated_at = $3
+         WHERE event = $1 AND created_at > $4 AND facts -> 'symbols' ?| $2::text[] AND severity IN ($5, 'CRITICAL')
+        RETURNING facts -> 'symbols' AS symbols
+        """,
+        event,
+        list(symbols),
+        at,
+        at - window,
+        severity,
+    )
+    known = {symbol for record in repeated for symbol in record["symbols"]}
+    new = [symbol for symbol in symbols if symbol not in known]
+    if new:
+        names = ", ".join(new)
+        await raise_alert(
+            conn,
+            event,
+            f"{names}: {message}",
+            facts={"symbols": new},
+            at=at,
+            severity=severity,
+            subject=f"{severity} {names}",
+            window=timedelta(0),
+        )
+    return new
 
 
 async def due(conn: Connection, *, at: datetime, limit: int = 20) -> list[Alert]:
