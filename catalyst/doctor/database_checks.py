@@ -16,6 +16,7 @@ from catalyst.domain.rows import OrderRow
 from catalyst.domain.session import trading_date
 from catalyst.domain.unprotected_time import Gap, orphan_gaps, position_gaps, seconds_of
 from catalyst.store import (
+    candidates,
     cycles,
     daemon_epoch,
     invariant_checks,
@@ -186,9 +187,14 @@ def _stuck_orders(working: list[OrderRow], at: datetime) -> Iterator[Issue]:
 
 
 async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
-    """Return an issue for a cycle not written for 30 minutes, and for each position not marked for 10 minutes."""
+    """Return an issue for a degraded scan, a cycle not written for 30 minutes, and each position not marked for 10."""
     issues = []
     cycle = await cycles.of_day(conn, trading_date(at))
+    scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
+    if scans and scans[-1].degraded is not None:
+        issues.append(
+            new_issue(IssueKind.SCAN_DEGRADED, f"the last scan of today is degraded: {scans[-1].degraded}")
+        )
     finished = (CycleStatus.CLOSED, CycleStatus.COMPLETED)
     if cycle is not None and cycle.status not in finished and at - cycle.updated_at > CYCLE_STALE_AFTER:
         minutes = round((at - cycle.updated_at) / MINUTE)

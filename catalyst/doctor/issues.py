@@ -32,6 +32,7 @@ class IssueKind(StrEnum):
     PNL_MISMATCH = "PNL_MISMATCH"  # the database's result differs from that of the broker's fills
     ILLEGAL_HISTORY = "ILLEGAL_HISTORY"
     SAFE_MODE = "SAFE_MODE"
+    SCAN_DEGRADED = "SCAN_DEGRADED"  # the last scan lacked news or daily bars
     CYCLE_STALE = "CYCLE_STALE"
     STALE_POSITION_DATA = "STALE_POSITION_DATA"
     DAEMON_DOWN = "DAEMON_DOWN"
@@ -66,6 +67,7 @@ FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.PNL_MISMATCH: RECONCILE,
     IssueKind.ILLEGAL_HISTORY: "catalyst doctor --journal",
     IssueKind.SAFE_MODE: "catalyst resume",
+    IssueKind.SCAN_DEGRADED: "catalyst check",
     IssueKind.CYCLE_STALE: "catalyst status",
     IssueKind.STALE_POSITION_DATA: "catalyst status",
     IssueKind.DAEMON_DOWN: "catalyst run",
@@ -86,6 +88,7 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
             IssueKind.STUCK_ORDER,
             IssueKind.ORDER_STATUS_MISMATCH,
             IssueKind.ORDER_NOT_FOUND,
+            IssueKind.SCAN_DEGRADED,
             IssueKind.CYCLE_STALE,
             IssueKind.ALPACA_ERROR,
             IssueKind.CLOCK_SKEW,

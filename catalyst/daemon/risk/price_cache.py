@@ -207,7 +207,7 @@ class PriceCache:
             ):
                 if symbols:
                     since = min(self._stale_since[symbol] for symbol in symbols)
-                    message = f"no valid price since {since:%H:%M:%S} UTC or later; only the broker's stop protects it"
+                    message = f"no valid price since {since:%H:%M:%S} UTC or later"
                     await alerts.raise_for_symbols(
                         conn, "PRICES_STALE", message, symbols, severity=severity, at=now
                     )

@@ -279,6 +279,19 @@ class TradingDay:
         async with self.store.tx("securities") as conn:
             await securities.refresh(conn, self.scanner.assets, at=self.clock.now())
             await securities.put_sectors(conn, self.scanner.sectors)
+            if self.scanner.history_shortage is not None:
+                log.error("daily_bars_missing", reason=self.scanner.history_shortage)
+                await alerts.raise_alert(
+                    conn,
+                    "DAILY_BARS_MISSING",
+                    f"no candidate can be judged today: {self.scanner.history_shortage}; check broker.feed and the"
+                    " data plan with `catalyst check`",
+                    severity=alerts.WARNING,
+                    subject=self.session.day,
+                    facts={"day": self.session.day},
+                    at=self.clock.now(),
+                    window=timedelta(days=1),
+                )
 
     async def scan(self, *, trade: bool) -> ScanResult | None:
         """Scan, and with `trade` place the planned entries.
