@@ -195,8 +195,9 @@ async def run_sessions(
         async with components.supervisor.running(
             {"commands": commands.run, "enforce_flat": day.enforce_flat}
         ):
-            jobs = remaining(market_day(session, components.config.in_force), clock.now())
-            await run_schedule(jobs, clock, day.run)
+            jobs = market_day(session, components.config.in_force)
+            await day.log_missed_scans(jobs)
+            await run_schedule(remaining(jobs, clock.now()), clock, day.run)
         current_day.mark_finished()
         if once:
             exit_code = ExitCode.FLAT if components.end_of_day.proven else ExitCode.NOT_FLAT
