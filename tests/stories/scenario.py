@@ -165,7 +165,12 @@ class Scenario:
         self.stop = StopRequest()
         self._stack = AsyncExitStack()
         account = await acquire_host_lock(
-            self._stack, self.settings, self.clock, fault_point=self.crash_trigger
+            self._stack,
+            self.settings,
+            self.clock,
+            dsn=self.dsn,
+            stop=self.stop,
+            fault_point=self.crash_trigger,
         )
         gate = EntryGate()
         store = await open_database(self._stack, self.dsn, self.clock, gate, fault_point=self.crash_trigger)
