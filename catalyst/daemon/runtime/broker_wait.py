@@ -1,4 +1,4 @@
-"""Broker wait: what a start does while the broker does not answer and the tables show open work.
+"""Broker wait: what a start does while the broker does not answer and the database has open work.
 
 The start waits without limit: an exit of the process would leave positions without a daemon. It raises an alert, logs
 once a minute and tells the service manager. Without open work the start is given up after BROKER_TIMEOUT.
