@@ -125,8 +125,8 @@ async def test_cancelled_loop_counts_as_ended_and_closes_entry_gate(clock: Manua
 async def test_start_with_open_positions_waits_for_the_broker(
     database: str, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a position in the database a start waits for the broker as long as it takes: it raises one alert, logs once a
-    minute and tells the service manager. A signal ends it."""
+    """With a position in the database a start waits for the broker as long as it takes: it raises one alert, logs once
+    a minute and tells the service manager. A signal ends it."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
     async with open_scenario(database) as scenario, AsyncExitStack() as stack:
         await scenario.given_position("AAPL", 20)
