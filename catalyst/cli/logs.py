@@ -1,4 +1,7 @@
-"""Log configuration: one event per line, as JSON or coloured text, with the market's time as `at`; secrets masked."""
+"""Log configuration: one event per line, as JSON or coloured text, with the market's time as `at`; secrets masked.
+
+An outage is one line at its start and one a minute (`log_repeats`).
+"""
 
 import logging
 import sys
@@ -9,6 +12,7 @@ import orjson
 import structlog
 from pydantic import SecretStr
 
+from catalyst.cli.log_repeats import RepeatLimit
 from catalyst.cli.log_writer import LogWriter
 from catalyst.clock import NEW_YORK, Clock
 from catalyst.config.settings import Settings
@@ -32,9 +36,13 @@ def configure(settings: Settings, clock: Clock) -> None:
     level = logging.getLevelNamesMapping()[settings.config.log.level]
     form = settings.config.log.format
     as_json = form == "json" or (form == "auto" and not sys.stdout.isatty())
-    first_processors: list[Any] = [
+    repeats = RepeatLimit(clock)
+    own_processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        repeats,
+    ]
+    first_processors: list[Any] = [
         add_timestamp(clock, local=not as_json),
         structlog.processors.format_exc_info,  # before the mask: a traceback may quote a secret
         mask_secrets(secrets_of(settings)),
@@ -49,7 +57,7 @@ def configure(settings: Settings, clock: Clock) -> None:
         ]
     )
     structlog.configure(
-        processors=[*first_processors, *last_processors],
+        processors=[*own_processors, *first_processors, *last_processors],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=True,
@@ -57,10 +65,15 @@ def configure(settings: Settings, clock: Clock) -> None:
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=first_processors,
+            foreign_pre_chain=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.add_log_level,
+                *first_processors,
+            ],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last_processors],
         )
     )
+    handler.addFilter(repeats.filter)
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -33,7 +33,13 @@ from catalyst.daemon.shutdown import (
     send_last_alerts,
     stop_on_signals,
 )
-from catalyst.daemon.startup import acquire_account, acquire_host_lock, open_database, recover_or_stop
+from catalyst.daemon.startup import (
+    StoppedAtStart,
+    acquire_account,
+    acquire_host_lock,
+    open_database,
+    recover_or_stop,
+)
 from catalyst.daemon.trading_day.operator_commands import OperatorCommands
 from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule
 from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
@@ -62,7 +68,11 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
     for notice in settings.notices:
         log.warning("config_notice", notice=notice)
     async with AsyncExitStack() as stack:
-        account = await acquire_host_lock(stack, settings, clock)
+        try:
+            account = await acquire_host_lock(stack, settings, clock, dsn=dsn, stop=stop)
+        except StoppedAtStart:
+            log.critical("stopped_before_recovery", reason=stop.reason)
+            return ExitCode.NOT_FLAT
         gate = EntryGate()
         store = await open_database(stack, dsn, clock, gate)
         components, holding = await acquire_account(stack, settings, store, clock, gate, account)
@@ -232,8 +242,9 @@ async def run_sessions(
         async with components.supervisor.running(
             {"commands": commands.run, "enforce_flat": day.enforce_flat}
         ):
-            jobs = remaining(market_day(session, components.config.in_force), clock.now())
-            await run_schedule(jobs, clock, day.run)
+            jobs = market_day(session, components.config.in_force)
+            await day.log_missed_scans(jobs)
+            await run_schedule(remaining(jobs, clock.now()), clock, day.run)
         current_day.mark_finished()
         if once:
             exit_code = ExitCode.FLAT if components.end_of_day.proven else ExitCode.NOT_FLAT

@@ -185,7 +185,9 @@ def build_components(
         emergency_stop=emergency_stop,
         daily_loss_limit=daily_loss_limit,
         reconciler=reconciler,
-        orphans=OrphanPositions(store, broker, ledger, submission, exits, clock, config, epoch),
+        orphans=OrphanPositions(
+            store, broker, ledger, submission, exits, clock, config, unprotected_time, epoch
+        ),
         stream_consumer=StreamConsumer(stream, ledger, gate, reconciler, store, clock),
         flatten=flatten,
         outage_exit=outage_exit,

@@ -48,11 +48,14 @@ class OrderRow:
     closed_at: datetime | None
     rejection_reason: str | None
     cancel_reason: str | None
-    # The broker's own times; the columns above hold the times at which Catalyst received the reports.
+    # The broker's own times; `closed_at` is the broker's where it reports one.
     broker_submitted_at: datetime | None = None
     broker_filled_at: datetime | None = None
     broker_canceled_at: datetime | None = None
     broker_expired_at: datetime | None = None
+    # Times of receipt: the order is accepted and not at a venue; afterwards the venue has it.
+    pending_at: datetime | None = None
+    acknowledged_at: datetime | None = None
 
     @property
     def state(self) -> OrderState:

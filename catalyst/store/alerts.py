@@ -100,6 +100,51 @@ async def raise_alert(
     return True
 
 
+async def raise_for_symbols(
+    conn: Connection,
+    event: str,
+    message: str,
+    symbols: Sequence[str],
+    *,
+    at: datetime,
+    severity: str = CRITICAL,
+    window: timedelta = DEDUPE_WINDOW,
+) -> list[str]:
+    """Write one alert about those `symbols` that no alert of the event names within `window`; return them.
+
+    `message` follows their list. An alert that names one of the others counts a repeat; a CRITICAL alert is no repeat
+    of a lesser one.
+    """
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"alert {event}")
+    repeated = await conn.fetch(
+        """
+        UPDATE alerts SET repeats = repeats + 1, repeated_at = $3
+         WHERE event = $1 AND created_at > $4 AND facts -> 'symbols' ?| $2::text[] AND severity IN ($5, 'CRITICAL')
+        RETURNING facts -> 'symbols' AS symbols
+        """,
+        event,
+        list(symbols),
+        at,
+        at - window,
+        severity,
+    )
+    known = {symbol for record in repeated for symbol in record["symbols"]}
+    new = [symbol for symbol in symbols if symbol not in known]
+    if new:
+        names = ", ".join(new)
+        await raise_alert(
+            conn,
+            event,
+            f"{names}: {message}",
+            facts={"symbols": new},
+            at=at,
+            severity=severity,
+            subject=f"{severity} {names}",
+            window=timedelta(0),
+        )
+    return new
+
+
 async def waiting(
     conn: Connection, severities: Iterable[str], *, since: datetime, limit: int = 200
 ) -> list[WaitingAlert]:
@@ -121,6 +166,7 @@ async def to_remind(
         _WAITING
         + """
          WHERE a.severity = 'CRITICAL' AND a.acknowledged_at IS NULL AND a.created_at > $2
+           AND EXISTS (SELECT FROM alert_deliveries d WHERE d.alert_id = a.alert_id)
            AND a.reminders < cardinality($3::interval[])
            AND coalesce(a.reminded_at, a.delivered_at) + ($3::interval[])[a.reminders + 1] <= $1
          ORDER BY a.alert_id LIMIT 200

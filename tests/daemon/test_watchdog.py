@@ -4,18 +4,22 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from catalyst.clock import ManualClock, count_turns, separate_turns, waiting
 from catalyst.daemon.app import ExitCode
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.runtime.watchdog import Watchdog
+from catalyst.daemon.startup import StoppedAtStart
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from tests.stories.scenario import open_scenario
+from tests.stories.test_entry_gate_and_latches import begin_start
 
 
 class ServiceManager:
@@ -180,3 +184,39 @@ async def test_cancelled_loop_counts_as_ended_and_closes_entry_gate(clock: Manua
         await clock.advance(timedelta(seconds=5))
     assert loops.ended == {"position_protector"}
     assert loops.gate.reasons["loop_cancelled"] == "position_protector was cancelled"
+
+
+async def test_start_with_open_positions_waits_for_the_broker(
+    database: str, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a position in the database a start waits for the broker as long as it takes: it raises one alert, logs once
+    a minute and tells the service manager. A signal ends it."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
+    async with open_scenario(database) as scenario, AsyncExitStack() as stack:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        manager.read_datagrams()
+        await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=0)
+        with capture_logs() as lines:
+            start_task = asyncio.create_task(begin_start(scenario, stack))
+            await scenario.advance(seconds=150)
+            assert not start_task.done()
+        assert [line["event"] for line in lines].count("broker_unreachable") == 3
+        (alert,) = await scenario.conn.fetch("SELECT event, message FROM alerts")
+        assert alert["event"] == "BROKER_UNREACHABLE"
+        assert "1 positions, 0 orphans and 2 orders are open (AAPL)" in alert["message"]
+        assert any(
+            text.startswith("STATUS=waiting for the broker") and "\nEXTEND_TIMEOUT_USEC=" in text
+            for text in manager.read_datagrams()
+        )
+        await scenario.clear_faults()
+        await scenario.advance(seconds=10)
+        assert (await start_task).account_number
+        assert manager.read_datagrams() == ["STATUS=the broker answers"]
+        await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=0)
+        start_task = asyncio.create_task(begin_start(scenario, stack))
+        await scenario.advance(seconds=60)
+        scenario.stop.request("SIGTERM", flatten=True)
+        await scenario.advance(seconds=6)
+        with pytest.raises(StoppedAtStart):
+            await start_task

@@ -1,8 +1,10 @@
 """Preparation of the day: it completes or is retried; a partial preparation is never used."""
 
 from catalyst.daemon.trading_day.schedule import Job
+from catalyst.doctor.database_checks import check_database
+from catalyst.report.status import read_status
 from tests.simulator.manual_feed import at
-from tests.stories.scenario import Scenario, open_scenario
+from tests.stories.scenario import Scenario, ScenarioMarket, open_scenario
 
 
 def is_prepared(scenario: Scenario) -> bool:
@@ -52,3 +54,25 @@ async def test_overdue_scans_are_skipped_when_exits_are_due(database: str) -> No
         requests = (await scenario.admin("logs?method=GET&path=/v2/assets"))["requests"]
         assert requests == []
         assert await scenario.conn.fetchval("SELECT count(*) FROM scans") == 0
+
+
+async def test_day_without_daily_bars_raises_an_alert(database: str) -> None:
+    """When the market data has no daily bars, the preparation says that no candidate can be judged; after the scan
+    status and doctor show it."""
+    market = ScenarioMarket()
+    market.has_daily_bars = False
+    async with open_scenario(database, now=at("08:00"), market=market) as scenario:
+        await scenario.advance(seconds=10)
+        assert await scenario.alert_events() == ["DAILY_BARS_MISSING"]
+        message = await scenario.conn.fetchval("SELECT message FROM alerts")
+        assert message.startswith(
+            "no candidate can be judged today: 0 of 6 symbols have the 5 recent daily bars"
+        )
+        await scenario.clock.advance_to(at("09:36"))
+        assert scenario.components is not None
+        async with scenario.components.store.read() as conn:
+            status = await read_status(conn, scenario.clock.now())
+            issues = await check_database(conn, scenario.clock.now())
+        assert any("is degraded: 0 of 6 symbols" in problem for problem in status.problems)
+        assert [str(issue.kind) for issue in issues] == ["SCAN_DEGRADED"]
+        assert await scenario.alert_events() == ["DAILY_BARS_MISSING"]

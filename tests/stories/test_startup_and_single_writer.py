@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.cli.app import exit_code
@@ -19,6 +20,7 @@ from catalyst.daemon.trading_state.account_lease import AccountLease
 from catalyst.daemon.trading_state.host_lock import HostLock
 from catalyst.domain.errors import AnotherDaemonRunning, BrokerUnavailable, ConfigInvalid, DatabaseReplaced
 from catalyst.domain.order import Purpose
+from tests.simulator.manual_feed import at
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
 from tests.waiting import wait_until
 
@@ -292,3 +294,18 @@ async def test_request_is_not_sent_when_lease_expires_in_sending_thread(database
         assert len((await scenario.admin("logs"))["requests"]) == requests_before
         assert (await broker.account()).equity > Decimal(0)  # reads need no lease
         await broker.close()
+
+
+async def test_restart_logs_only_the_scans_that_no_daemon_ran(database: str) -> None:
+    """A restart names in one line the scans whose time passed without a daemon, and nothing when all ran."""
+    async with open_scenario(database, now=at("09:10")) as scenario:
+        await scenario.clock.advance_to(at("10:40"))
+        missed = []
+        for restart in ("10:41", "12:05"):
+            await scenario.crash()
+            await scenario.clock.advance_to(at(restart))
+            with capture_logs() as lines:
+                await scenario.start()
+                await scenario.advance(seconds=10)
+            missed.append([line["times"] for line in lines if line["event"] == "job_missed"])
+        assert missed == [[], [["11:00", "11:30", "12:00"]]]

@@ -6,7 +6,7 @@ process: two daemons must not trade one account.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import structlog
 
 from catalyst.clock import Clock, Turns, count_turns
+from catalyst.concurrency import leaf_errors
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.trading_state.entry_gate import DATABASE, EntryGate
 from catalyst.domain.errors import (
@@ -81,7 +82,7 @@ class Supervisor:
                     self.ended.add(name)  # the watchdog stops; systemd restarts the process, which recovers
                 raise
             except Exception as error:  # any failed loop must run again
-                causes = list(_leaf_errors(error))
+                causes = list(leaf_errors(error))
                 if any(isinstance(cause, (AnotherDaemonRunning, DatabaseReplaced)) for cause in causes):
                     log.critical("superseded", loop=name, reason=str(causes[0]))
                     raise
@@ -122,12 +123,3 @@ async def run_on_signal(
         version = signal.version
         result = await step()
         await signal.wait(clock, pause(result), since=version)
-
-
-def _leaf_errors(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors inside nested exception groups; an error that is not a group is yielded itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaf_errors(inner)
-    else:
-        yield error

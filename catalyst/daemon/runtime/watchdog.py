@@ -51,16 +51,8 @@ class Watchdog:
     )  # turns of a loop, and since when that many
 
     def notify(self, state: str) -> None:
-        """Send one datagram. A failure is logged and not retried: trading does not wait for the service manager."""
-        if self.address is None:
-            return
-        socket_name = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-                sender.setblocking(False)
-                sender.sendto(state.encode(), socket_name)
-        except OSError as error:
-            log.warning("service_manager_unreachable", state=state, error=str(error))
+        """Send one datagram."""
+        notify_service_manager(self.address, state)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -109,3 +101,19 @@ class Watchdog:
         if text and text != self._sent_status:
             self._sent_status = text
             self.notify(f"STATUS={text}")
+
+
+def notify_service_manager(address: str | None, state: str) -> None:
+    """Send one datagram to the service manager's socket; None: there is none.
+
+    A failure is logged and not retried: trading does not wait for the service manager.
+    """
+    if address is None:
+        return
+    socket_name = f"\0{address[1:]}" if address.startswith("@") else address
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.setblocking(False)
+            sender.sendto(state.encode(), socket_name)
+    except OSError as error:
+        log.warning("service_manager_unreachable", state=state, error=str(error))

@@ -39,6 +39,8 @@ log = structlog.get_logger()
 
 DAILY_HISTORY: Final = timedelta(days=130)  # about 90 sessions
 INTRADAY_HISTORY: Final = timedelta(days=4)  # includes the session before a long weekend
+MIN_HISTORY_SHARE: Final = 0.1  # of the universe; with fewer the market data is wrong, not the symbols
+MAX_HISTORY_AGE: Final = timedelta(days=7)  # the scan refuses older daily bars
 MAX_PRICE_SAMPLES: Final = 8  # snapshots of the day that are retained for momentum
 
 P = ParamSpec("P")
@@ -55,7 +57,7 @@ class ScanResult:
     frame: pd.DataFrame
     counts: dict[str, int]
     milliseconds: dict[str, float]
-    degraded: str | None  # why the scan had no news; None when it had
+    degraded: str | None  # why the scan had no news, or no daily bars; None when it had both
     plans: tuple[Plan, ...]
     headlines: pd.DataFrame
 
@@ -75,6 +77,9 @@ class Scanner:
     assets: list[AssetReport] = field(default_factory=list)
     sectors: dict[str, str] = field(default_factory=dict)
     prepared_day: date | None = None  # the session day of the universe and reference data
+    history_shortage: str | None = (
+        None  # why too few symbols of the day have daily bars; None when enough have
+    )
     _price_samples: deque[tuple[datetime, pd.Series]] = field(
         default_factory=lambda: deque(maxlen=MAX_PRICE_SAMPLES)
     )
@@ -96,6 +101,9 @@ class Scanner:
         self.reference = await self._compute(reference, daily, session.day)
         self.assets, self.sectors, self.base, self.daily = assets, sectors, base, daily
         self.prepared_day = session.day
+        self.history_shortage = _history_shortage(
+            symbols, self.reference, session, self.config.in_force.scan.min_history_days
+        )
         self._price_samples.clear()
         log.info(
             "day_prepared",
@@ -124,7 +132,8 @@ class Scanner:
     ) -> ScanResult:
         """Run every symbol through the stages; make at most `slots` plans.
 
-        Raises BrokerError when market data could not be read. A failed news source only degrades the scan.
+        Raises BrokerError when market data could not be read. A failed news source, or daily bars that too many symbols
+        lack, only degrades the scan.
         """
         config = self.config.in_force  # a reload during the scan changes only the next one
         started_at = self.clock.now()
@@ -162,7 +171,7 @@ class Scanner:
             frame,
             funnel(frame),
             stopwatch.laps,
-            degraded,
+            degraded or self.history_shortage,
             tuple(plans(frame)),
             headlines,
         )
@@ -262,6 +271,20 @@ class Stopwatch:
         now = perf_counter()
         self.laps[name] = round((now - self._last) * 1000, 2)
         self._last = now
+
+
+def _history_shortage(
+    symbols: Sequence[str], usual: pd.DataFrame, session: Session, min_days: int
+) -> str | None:
+    """Return why the scan cannot judge most symbols, None when it can: it refuses those without recent daily bars."""
+    known = usual[usual.index.isin(symbols)]
+    last_at = pd.to_datetime(known["last_at"], utc=True)
+    enough = int(
+        ((known["days"] >= min_days) & (last_at >= pd.Timestamp(session.open) - MAX_HISTORY_AGE)).sum()
+    )
+    if not symbols or enough >= MIN_HISTORY_SHARE * len(symbols):
+        return None
+    return f"{enough} of {len(symbols)} symbols have the {min_days} recent daily bars that a scan needs"
 
 
 def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.DataFrame:
