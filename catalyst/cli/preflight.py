@@ -272,7 +272,7 @@ async def _check_broker(settings: Settings, clock: Clock) -> AsyncIterator[Check
 
 
 def _shorten_error(error: BrokerError) -> str:
-    """Return the error's text, cut to 100 characters."""
+    """Return the error's text, in which every secret is masked, cut to 100 characters."""
     return shorten(str(error), 100, placeholder=" …")
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from catalyst.config.schema import Config, Mode, SessionMode
+from catalyst.config.secret_values import ApiKey, DatabaseUrl, Password
 
 
 class Environment(BaseSettings):
@@ -26,9 +27,9 @@ class Environment(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    database_url: SecretStr | None = None
-    alpaca_api_key: SecretStr | None = None
-    alpaca_secret_key: SecretStr | None = None
+    database_url: DatabaseUrl | None = None
+    alpaca_api_key: ApiKey | None = None
+    alpaca_secret_key: ApiKey | None = None
     alpaca_base_url: str | None = None
     alpaca_paper: bool | None = None
     trading_mode: Mode | None = None
@@ -48,14 +49,14 @@ class Environment(BaseSettings):
     smtp_host: str | None = None
     smtp_port: int = 587
     smtp_username: str | None = None
-    smtp_password: SecretStr | None = None
+    smtp_password: Password | None = None
     smtp_from: str | None = None
     smtp_tls: bool = True
     alert_email_critical: str | None = None
     alert_email_warning: str | None = None
     alert_email_info: str | None = None
-    news_api_key: SecretStr | None = None
-    benzinga_api_key: SecretStr | None = None
+    news_api_key: ApiKey | None = None
+    benzinga_api_key: ApiKey | None = None
     notify_socket: str | None = None  # set by systemd, like watchdog_usec
     watchdog_usec: int | None = None
     log_level: str | None = None
@@ -74,6 +75,9 @@ class Environment(BaseSettings):
     xdg_data_home: Path | None = None
 
 
+SECRET_NAMES: Final = frozenset(
+    name for name, info in Environment.model_fields.items() if "SecretStr" in str(info.annotation)
+)
 ALPACA_PAPER: Final = "https://paper-api.alpaca.markets"
 ALPACA_LIVE: Final = "https://api.alpaca.markets"
 ALPACA_DATA: Final = "https://data.alpaca.markets"
