@@ -228,7 +228,8 @@ def test_config_refuses_another_time_zone(write: Write):
     """Another time zone is refused, because the exchange keeps New York hours."""
     message = load_error(write({"session": {"timezone": "Australia/Perth"}}))
     assert "must be America/New_York: the exchange keeps New York hours" in message
-    load(write({"session": {"timezone": "America/New_York"}}))
+    for name in ("America/New_York", "US/Eastern"):
+        assert load(write({"session": {"timezone": name}})).config == Config()
 
 
 @pytest.mark.parametrize("line", ["market_close: 16:00", "market_open: '09:30'", "market_open: 9:30"])
@@ -261,7 +262,7 @@ BOMB = "a: &a [x]\n" + "".join(
         ("[" * 5_000, "has too many nested levels"),
         ("a: " + "x" * 70_000, "is larger than 64 KiB"),
         ("---\nrisk: {}\n---\nlog: {}\n", "line 3"),
-        ("session:\n  timezone: 2026-13-45\n", "is not YAML text"),
+        ("session:\n  timezone: 2026-13-45\n", "session.timezone: it must be America/New_York"),
         ("risk: \x07", "is not YAML text"),
     ],
 )
@@ -310,6 +311,132 @@ def test_config_fingerprint_is_independent_of_number_spelling(write: Write):
         settings = load(write(text))
         assert settings.config == Config()
         assert settings.config.fingerprint == Config().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("max_daily_loss: 0500", "write a plain decimal number"),
+        ("max_daily_loss: 0x1F4", "write a plain decimal number"),
+        ("max_daily_loss: 1_500", "write a plain decimal number"),
+        ("max_daily_loss: '1_500'", "write a plain decimal number"),
+        ("max_daily_loss: 1:30", "write a plain decimal number"),
+        ("max_daily_loss: 1,500", "write a plain decimal number"),
+        ("max_daily_loss: $1500", "write a plain decimal number"),
+        ("max_positions: yes", "write a plain decimal number"),
+        ("max_positions: true", "true and false (and yes and no) are no numbers"),
+        ("max_positions: False", "true and false (and yes and no) are no numbers"),
+    ],
+)
+def test_config_reads_only_plain_decimal_numbers(line: str, sentence: str, write: Write):
+    """Octal, hexadecimal and base-60 numbers, separators and booleans are refused, not read as another number."""
+    message = load_error(write(f"risk:\n  {line}\n"))
+    assert f"risk.{line.partition(':')[0]}: {sentence}" in message
+
+
+def test_environment_numbers_are_plain_decimal(environ: Callable[..., None]):
+    """A variable accepts the numbers that the file accepts."""
+    for value in ("0500", "1_500", "true", "1:30"):
+        environ(MAX_DAILY_LOSS=value)
+        assert load_error() == "MAX_DAILY_LOSS: write a plain decimal number, such as 1500 or 0.5"
+
+
+def test_config_reads_words_of_yaml_1_1_as_text(write: Write):
+    """The tickers ON, NO and Y are symbols, and yes and no still switch a flag."""
+    config = load(
+        write(
+            "universe: {deny: [ON, NO, Y, OFF]}\nfeatures: {news_sentiment: no}\nrisk: {max_daily_loss: 2e3}\n"
+        )
+    ).config
+    assert config.universe.deny == ("ON", "NO", "Y", "OFF")
+    assert config.features.news_sentiment is False
+    assert config.risk.max_daily_loss == 2000
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        (
+            {"session": {"flat_before_close_minutes": 60, "no_entries_before_close_minutes": 45}},
+            "session.no_entries_before_close_minutes 45 is below session.flat_before_close_minutes 60",
+        ),
+        (
+            {"positions": {"default_stop_loss_pct": 6, "default_take_profit_pct": 2}},
+            "is below risk.min_reward_risk 2 times positions.default_stop_loss_pct 6: every plan",
+        ),
+        ({"scan": {"weight_volume": 0.9}}, "weight_liquidity must sum to 1, not 1.55"),
+        (
+            {"technical": {"weight_intraday": 0, "weight_quarter_hour": 0, "weight_daily": 0}},
+            "are all 0: give one of them a weight",
+        ),
+        ({"risk": {"min_position_size": 6000}}, "risk.min_position_size is above risk.max_position_size"),
+        ({"scan": {"min_price": 500}}, "scan.min_price is not below scan.max_price"),
+        ({"broker": {"requests_per_minute": 60}}, "broker.reserved_for_exits leaves nothing"),
+    ],
+)
+def test_config_refuses_keys_that_contradict_each_other(tree: dict[str, Any], sentence: str, write: Write):
+    """Values that are valid alone and senseless together are refused with a sentence that names both keys."""
+    assert sentence in load_error(write(tree))
+
+
+# The earlier Catalyst's two files, with the values of its guide.
+OLD_FILES = {
+    "trading_config.yaml": """
+session: {mode: supervised, timezone: US/Eastern, market_open: "09:30", market_close: "16:00"}
+risk:
+  max_daily_loss: 2000.00
+  max_position_size: 5000.00
+  max_positions: 5
+  max_sector_exposure_pct: 40
+  max_correlation: 0.7
+positions:
+  default_stop_loss_pct: 2.0
+  default_take_profit_pct: 6.0
+  max_hold_time_minutes: 180
+  close_all_at_market_close: true
+workflow: {auto_execute: false, scan_frequency_minutes: 30, execute_top_n: 3}
+""",
+    "risk_parameters.yaml": """
+daily_limits: {max_loss: 2000.00, warning_threshold_pct: 75, emergency_stop_at_100: true}
+position_limits: {max_positions: 5, max_position_size: 5000.00, min_position_size: 100.00}
+sector_limits: {max_exposure_pct: 40, sectors_to_limit: [Technology, Financial, Healthcare]}
+correlation: {max_correlation: 0.7, check_enabled: true}
+emergency_actions:
+  close_all_positions_on_limit: true
+  send_email_alert: true
+  halt_new_trades: true
+  cooldown_period_minutes: 60
+""",
+}
+
+
+def test_config_reads_the_earlier_trading_file(write: Write):
+    """Every key of the first old file is still read; its opening hours give a notice."""
+    settings = load(write(OLD_FILES["trading_config.yaml"]))
+    assert len(settings.notices) == 1
+    assert settings.config.risk == Config().risk
+
+
+def test_config_names_the_new_key_of_every_key_of_the_earlier_risk_file(write: Write):
+    """Each key of the second old file is accepted, or refused with the name that it has now, which exists."""
+    known = set(LEAF_KEYS)
+    for section, keys in yaml.safe_load(OLD_FILES["risk_parameters.yaml"]).items():
+        for name, value in keys.items():
+            path = write({section: {name: value}})
+            if f"{section}.{name}" in known:
+                load(path)
+                continue
+            message = load_error(path)
+            (renamed,) = [key for key in known if message.endswith(f": {section}.{name} is now {key}")]
+            assert renamed.endswith(name.removeprefix("max_exposure").removeprefix("max_loss"))
+    message = load_error(
+        write({"position_limits": {"max_positions": 5, "min_position_size": 100}, "emergency_actions": 1})
+    )
+    assert (
+        "position_limits.max_positions is now risk.max_positions; position_limits.min_position_size"
+        in message
+    )
+    assert "the section emergency_actions is now emergency" in message
 
 
 # -- the environment

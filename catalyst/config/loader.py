@@ -2,10 +2,11 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,6 +18,8 @@ from catalyst.config.env_file import (
     read_env_file,
     refuse_misspelt_names,
 )
+from catalyst.config.old_keys import describe_old_keys
+from catalyst.config.scalars import FLOAT, INTEGER
 from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.settings import SECRET_NAMES, Environment, Settings
 from catalyst.domain.errors import ConfigInvalid
@@ -134,7 +137,12 @@ def environment_without_catalyst(**changes: str) -> dict[str, str]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML loader that refuses anchors, aliases, tags and duplicate keys, which a configuration never needs."""
+    """YAML 1.2 loader that refuses anchors, aliases, tags and duplicate keys, which a configuration never needs.
+
+    The library reads YAML 1.1, in which 0500 is 320, 1:30 is 90, and the ticker ON is true.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]  # the stubs declare no ClassVar
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -156,6 +164,17 @@ class _PlainLoader(yaml.SafeLoader):
                 )
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first_characters in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", INTEGER, list("-+0123456789")),
+    ("float", FLOAT, list("-+.0123456789")),
+):
+    _PlainLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first_characters
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -327,7 +346,9 @@ def _describe_errors(error: ValidationError, path: Path | None) -> str:
     lines = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
+        if fault["type"] == "extra_forbidden" and (renamed := describe_old_keys(key, fault["input"])):
+            lines.extend(renamed)
+        elif fault["type"] == "extra_forbidden":
             similar_keys = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.4)
             lines.append(
                 f"unknown key {key}" + (f": did you mean {similar_keys[0]}?" if similar_keys else "")

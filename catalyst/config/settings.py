@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from catalyst.config.scalars import is_number_type, require_plain_number
 from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.secret_values import ApiKey, DatabaseUrl, Password
 
@@ -73,6 +74,12 @@ class Environment(BaseSettings):
     catalyst_clock_speed: float | None = Field(None, gt=0, le=100_000)
     catalyst_clock_held_speed: float | None = Field(None, gt=0, le=100_000)
     xdg_data_home: Path | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def check_number(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[info.field_name or ""]
+        return require_plain_number(value) if is_number_type(field.annotation) else value
 
 
 SECRET_NAMES: Final = frozenset(
