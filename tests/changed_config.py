@@ -49,6 +49,6 @@ def _candidates(value: Any, choices: tuple[Any, ...]) -> Iterator[Any]:
         case int() | float() | Decimal():
             yield from (value + 1, value - 1, value * 2, value / 2)
         case tuple():
-            yield ("OTHER",)
+            yield from (("OTHER",), ("NYSE",))
         case _:
             yield from (Path("/other"), "other")

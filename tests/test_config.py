@@ -379,6 +379,26 @@ def test_config_refuses_keys_that_contradict_each_other(tree: dict[str, Any], se
     assert sentence in load_error(write(tree))
 
 
+def test_config_writes_symbols_exchanges_and_sectors_as_the_broker_does(write: Write):
+    """Case, separators of class shares and the earlier Catalyst's sector names do not matter."""
+    config = load(
+        write(
+            {
+                "universe": {
+                    "deny": ["BRK-B", "brk/a", "aapl", " BF B "],
+                    "allow": ["msft"],
+                    "exchanges": ["nasdaq"],
+                },
+                "sector_limits": {"sectors_to_limit": ["technology", "Financial", "Healthcare", "Tech"]},
+            }
+        )
+    ).config
+    assert config.universe.deny == ("BRK.B", "BRK.A", "AAPL", "BF.B")
+    assert (config.universe.allow, config.universe.exchanges) == (("MSFT",), ("NASDAQ",))
+    assert config.sector_limits.sectors_to_limit == ("Technology", "Finance", "Health Care", "Tech")
+    assert "NASDQ is no exchange: use AMEX, ARCA" in load_error(write({"universe": {"exchanges": ["NASDQ"]}}))
+
+
 # The earlier Catalyst's two files, with the values of its guide.
 OLD_FILES = {
     "trading_config.yaml": """

@@ -8,13 +8,25 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from catalyst.config.listing_names import broker_symbol, exchange_name, sector_name
 from catalyst.config.scalars import is_number_type, require_plain_number
 
 Dollars = Annotated[Decimal, Field(ge=0, le=Decimal(10_000_000))]
 Percent = Annotated[float, Field(gt=0, le=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Symbol = Annotated[str, AfterValidator(broker_symbol)]
+Exchange = Annotated[str, AfterValidator(exchange_name)]
+Sector = Annotated[str, AfterValidator(sector_name)]
 
 WEIGHT_TOLERANCE: Final = 1e-9
 
@@ -102,9 +114,9 @@ class UniverseConfig(Section):
     """The symbols that may be traded."""
 
     listings_file: Path | None = None  # CSV: symbol, name, sector
-    exchanges: tuple[str, ...] = ("NYSE", "NASDAQ", "ARCA", "AMEX")
-    allow: tuple[str, ...] = ()  # when not empty, only these
-    deny: tuple[str, ...] = ()  # never these
+    exchanges: tuple[Exchange, ...] = ("NYSE", "NASDAQ", "ARCA", "AMEX")
+    allow: tuple[Symbol, ...] = ()  # when not empty, only these
+    deny: tuple[Symbol, ...] = ()  # never these
 
 
 class ScanConfig(Section):
@@ -217,7 +229,7 @@ class DailyLimitsConfig(Section):
 
 
 class SectorLimitsConfig(Section):
-    sectors_to_limit: tuple[str, ...] = ()
+    sectors_to_limit: tuple[Sector, ...] = ()  # empty: every sector
 
 
 class CorrelationConfig(Section):
