@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, settings
 
 from catalyst import embedded
 from catalyst.clock import ManualClock
+from catalyst.domain.secret_mask import forget_secrets
 from catalyst.store import account_lock, migrate, pool
 from catalyst.store.pool import Store, open_store
 
@@ -133,6 +134,13 @@ class PostgresServer:
 def database_name(dsn: str) -> str:
     """Return the database name of a DSN."""
     return urlsplit(dsn).path.lstrip("/")
+
+
+@pytest.fixture(autouse=True)
+def _forget_secrets() -> Iterator[None]:
+    """End each test without its secrets: tests share a process, and a secret of one may be a word of another."""
+    yield
+    forget_secrets()
 
 
 @pytest.fixture(scope="session", autouse=True)

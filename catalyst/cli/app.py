@@ -10,7 +10,15 @@ from typing import Annotated, Final
 
 import typer
 
-from catalyst.cli import alerts, commands, install_service, preflight, queries, simulator
+from catalyst.cli import (
+    alerts,
+    commands,
+    install_service,
+    masked_output,
+    preflight,
+    queries,
+    simulator,
+)
 from catalyst.cli import demo as demo_command
 from catalyst.cli import doctor as doctor_command
 from catalyst.cli import run as run_command
@@ -79,6 +87,7 @@ def root(
 
 def main() -> None:
     """Run one command and exit with its exit code."""
+    masked_output.install()
     try:
         app(prog_name="catalyst")
     except BrokenPipeError:  # `catalyst orders | head`: the reader closed the pipe

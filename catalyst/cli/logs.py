@@ -10,18 +10,15 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from pydantic import SecretStr
 
 from catalyst.cli.log_repeats import RepeatLimit
 from catalyst.cli.log_writer import LogWriter
 from catalyst.clock import NEW_YORK, Clock
 from catalyst.config.settings import Settings
+from catalyst.domain.secret_mask import mask_value, may_contain_secret
 
 Event = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Event], Mapping[str, Any] | str | bytes]
-
-MASK: Final = "***"
-MIN_SECRET_LENGTH: Final = 6  # characters; masking shorter secrets would hide ordinary words
 
 # Libraries that log every connection.
 QUIET_LOGGERS: Final = ("apscheduler", "asyncio", "urllib3", "websockets", "aiohttp", "exchange_calendars")
@@ -45,7 +42,7 @@ def configure(settings: Settings, clock: Clock) -> None:
     first_processors: list[Any] = [
         add_timestamp(clock, local=not as_json),
         structlog.processors.format_exc_info,  # before the mask: a traceback may quote a secret
-        mask_secrets(secrets_of(settings)),
+        mask_event,
     ]
     last_processors: list[Any] = (
         [order_keys, to_json]
@@ -92,38 +89,14 @@ def add_timestamp(clock: Clock, *, local: bool) -> Processor:
     return add_at
 
 
-def secrets_of(settings: Settings) -> tuple[str, ...]:
-    """Return every secret of the environment, longest first."""
-    values = (getattr(settings.env, name) for name in type(settings.env).model_fields)
-    secret_texts = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
-    return tuple(
-        sorted((text for text in secret_texts if len(text) >= MIN_SECRET_LENGTH), key=len, reverse=True)
-    )
-
-
-def mask_secrets(secrets: tuple[str, ...]) -> Processor:
-    """Return a processor that replaces each secret in every value of an event."""
-
-    def mask_value(value: Any) -> Any:
-        match value:
-            case str():
-                for secret in secrets:
-                    value = value.replace(secret, MASK)
-                return value
-            case dict():
-                return {key: mask_value(inner) for key, inner in value.items()}
-            case list() | tuple():
-                return [mask_value(inner) for inner in value]
-            case _:
-                return value
-
-    def mask_event(_: Any, __: str, event: Event) -> Event:
-        if secrets:
-            for key, value in event.items():
+def mask_event(_: Any, __: str, event: Event) -> Event:
+    """Replace each secret in every value of an event; the record of a library's event is dropped later."""
+    texts = [value if isinstance(value, str) else str(value) for value in event.values()]
+    if may_contain_secret("\n".join(texts)):
+        for key, value in event.items():
+            if not key.startswith("_"):
                 event[key] = mask_value(value)
-        return event
-
-    return mask_event
+    return event
 
 
 def order_keys(_: Any, __: str, event: Event) -> Mapping[str, Any]:

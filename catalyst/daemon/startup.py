@@ -126,6 +126,12 @@ def _check_account(settings: Settings, account: AccountReport) -> None:
         raise WrongAccount(
             f"trading.account_number is {wanted}, the keys open account {account.account_number}"
         )
+    if settings.config.risk.max_daily_loss > account.equity:
+        log.warning(
+            "config_notice",
+            notice=f"risk.max_daily_loss {settings.config.risk.max_daily_loss} is above the account's equity "
+            f"{account.equity}: the limit can never stop a loss; lower it",
+        )
 
 
 async def open_database(

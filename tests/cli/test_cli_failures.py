@@ -63,7 +63,7 @@ def test_command_hides_the_password_when_the_database_is_unreachable(shell: Shel
 def test_migrate_command_refuses_an_invalid_database_url(shell: Shell) -> None:
     """A DATABASE_URL that is not a PostgreSQL address is refused with an example."""
     shell.settings = {"DATABASE_URL": "books"}
-    assert "write postgresql://" in shell.error_output("migrate")
+    assert "write postgresql://" in shell.error_output("migrate", exit_code=78)
 
 
 def test_run_command_refuses_an_unmigrated_database(shell: Shell, empty_database: str) -> None:

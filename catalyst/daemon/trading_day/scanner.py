@@ -19,6 +19,7 @@ import structlog
 from catalyst.broker.port import Broker, MarketData, NewsSource
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
+from catalyst.config.listing_names import broker_symbol, sector_name
 from catalyst.config.schema import Config
 from catalyst.domain.errors import BrokerError, ConfigInvalid
 from catalyst.domain.report import AssetReport
@@ -308,6 +309,7 @@ def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.Da
 def read_sectors(path: Path | None) -> dict[str, str]:
     """Return symbol → sector of a listings file (CSV: symbol, name, sector); rows without a sector are left out.
 
+    Symbols and sectors have the form in which the configuration names them.
     Empty without a path. Raises ConfigInvalid when the file cannot be read or lacks a column.
     """
     if path is None:
@@ -318,7 +320,11 @@ def read_sectors(path: Path | None) -> dict[str, str]:
         else:
             with path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
-        return {str(row["symbol"]): str(row["sector"]) for row in rows if row["sector"]}
+        return {
+            broker_symbol(str(row["symbol"])): sector_name(str(row["sector"]))
+            for row in rows
+            if row["sector"]
+        }
     except (OSError, KeyError, ValueError) as error:
         raise ConfigInvalid(
             f"universe.listings_file {path}: {error!r}; use a readable CSV file with the columns symbol, name, sector"

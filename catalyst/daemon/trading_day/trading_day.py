@@ -31,6 +31,7 @@ from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, Session, trading_date
+from catalyst.pipeline.universe import unmatched_names
 from catalyst.store import (
     alerts,
     candidates,
@@ -302,6 +303,25 @@ class TradingDay:
                     at=self.clock.now(),
                     window=timedelta(days=1),
                 )
+        await self._alert_unmatched_names()
+
+    async def _alert_unmatched_names(self) -> None:
+        """Raise an alert for symbols and sectors of the configuration that match no listing of this day."""
+        listed = {asset.symbol for asset in self.scanner.assets}
+        sentences = unmatched_names(listed, set(self.scanner.sectors.values()), self.config.in_force)
+        if not sentences:
+            return
+        async with self.store.tx("config_unmatched") as conn:
+            await alerts.raise_alert(
+                conn,
+                "CONFIG_UNMATCHED",
+                f"names in the configuration have no effect: {'; '.join(sentences)}",
+                severity=alerts.WARNING,
+                subject=self.session.day,
+                window=timedelta(days=1),
+                facts={"sentences": sentences},
+                at=self.clock.now(),
+            )
 
     async def scan(self, *, trade: bool) -> ScanResult | None:
         """Scan, and with `trade` place the planned entries.
