@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import SettingsError
 
 from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.settings import Environment, Settings
@@ -62,6 +63,8 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
         env = Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"))
     except ValidationError as error:
         raise ConfigInvalid(_describe_environment_errors(error)) from None
+    except SettingsError:
+        raise ConfigInvalid("a file in $CREDENTIALS_DIRECTORY cannot be read as text") from None
     except (OSError, UnicodeDecodeError):
         raise ConfigInvalid(f"{env_file} cannot be read as text") from None
     notices = _apply_environment(tree, env)
