@@ -133,6 +133,31 @@ async def test_watchdog_stops_notifying_while_a_watched_loop_hangs(
         assert await manager.read_while_advancing(clock, timedelta(seconds=60)) == ["WATCHDOG=1"] * 12
 
 
+@pytest.mark.promise("F094")
+async def test_watchdog_stops_notifying_while_the_stream_consumer_waits_for_a_lock(
+    database: str,
+    manager: ServiceManager,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A quiet stream keeps the watchdog fed. A consumer that cannot apply a message, because a lock of the process
+    is never released, starves it, though the connection of the stream lives and other loops run."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 10)
+        manager.read_datagrams()
+        quiet = await manager.read_while_advancing(scenario.clock, timedelta(minutes=2))
+        assert quiet.count("WATCHDOG=1") == 24
+        capsys.readouterr()
+        async with scenario.components.ledger.write_lock():
+            scenario.clock._advance_conditions.clear()  # time goes on although a frame is not applied
+            scenario.print_trade("AAPL", "150.00")  # the stop fills: a trade update arrives
+            stuck = await manager.read_while_advancing(scenario.clock, timedelta(minutes=1))
+        assert stuck.count("WATCHDOG=1") <= 3
+        assert "late=['stream']" in capsys.readouterr().out
+
+
 async def test_turns_of_a_task_with_a_context_of_its_own_count_apart(clock: ManualClock) -> None:
     """A sleeping task counts as a wait of the loop that started it, unless it was started with separate turns."""
     turns = count_turns()
