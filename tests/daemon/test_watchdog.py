@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from catalyst.clock import ManualClock, count_turns, separate_turns, waiting
+from catalyst.clock import BrokerLock, ManualClock, count_turns, separate_turns, waiting
 from catalyst.daemon.app import ExitCode
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.supervisor import Supervisor
@@ -156,6 +156,18 @@ async def test_watchdog_stops_notifying_while_the_stream_consumer_waits_for_a_lo
             stuck = await manager.read_while_advancing(scenario.clock, timedelta(minutes=1))
         assert stuck.count("WATCHDOG=1") <= 3
         assert "late=['stream']" in capsys.readouterr().out
+
+
+async def test_task_that_waits_for_a_lock_of_the_broker_waits_for_the_broker(clock: ManualClock) -> None:
+    """A wait for the lock counts like a wait for the broker; holding it does not count."""
+    turns, lock = count_turns(), BrokerLock()
+    async with lock:
+        assert (turns.taken, turns.waits) == (2, 0)
+        waiting_for_lock = asyncio.create_task(lock.acquire())
+        await clock.wait_until_quiet()
+        assert turns.waits == 1
+    assert await waiting_for_lock
+    assert (turns.taken, turns.waits) == (4, 0)
 
 
 async def test_turns_of_a_task_with_a_context_of_its_own_count_apart(clock: ManualClock) -> None:
