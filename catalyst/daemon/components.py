@@ -38,7 +38,7 @@ from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.daemon.trading_state.current_day import CurrentDay
-from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.daemon.trading_state.shorting_lock import ShortingLock
 from catalyst.domain.session import NEW_YORK
@@ -100,7 +100,7 @@ class Components:
         )
         stops = f", {len(unprotected)} without a confirmed stop" if unprotected else ""
         blocked = f"blocked by {', '.join(sorted(self.gate.reasons))}" if self.gate.reasons else "possible"
-        phase = "stopping" if "stopping" in self.gate.reasons else "running"
+        phase = "stopping" if STOPPING in self.gate.reasons else "running"
         return f"{phase}: {market}; {count} position{'s' * (count != 1)}{stops}; entries {blocked}"
 
 

@@ -98,6 +98,20 @@ async def test_watchdog_stops_notifying_when_a_loop_ended(
         assert manager.read_datagrams() == []
 
 
+async def test_watchdog_asks_for_more_time_while_the_daemon_stops(
+    manager: ServiceManager, clock: ManualClock
+) -> None:
+    """Each feed of a stopping daemon also extends the time for the stop; before the stop none does."""
+    loops = Supervisor(EntryGate(), clock, ChangeSignal())
+    watchdog = Watchdog(loops, clock, manager.socket.getsockname(), timedelta(seconds=30))
+    async with watchdog.watching():
+        running = await manager.read_while_advancing(clock, timedelta(seconds=20))
+        loops.gate.close("stopping", "SIGTERM")
+        stopping = await manager.read_while_advancing(clock, timedelta(seconds=20))
+    assert not [text for text in running if text.startswith("EXTEND")]
+    assert stopping == ["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=30000000"] * 4
+
+
 @pytest.mark.promise("F094")
 @pytest.mark.parametrize("loop", ["stream", "position_protector", "stop_monitor"])
 async def test_watchdog_stops_notifying_while_a_watched_loop_hangs(

@@ -116,6 +116,9 @@ def trade() -> None:
     wait("the first entry", holds_protected_positions)
     assert exchange("GET", "/v2/orders?status=open"), "no order protects the positions"
     passed(f"positions are held and protected: {shown('StatusText')}")
+    listed = run("/usr/local/bin/catalyst", "positions", "--json")
+    assert json.loads(listed), listed
+    passed("`catalyst positions` on the command line reads the service's database")
     limit_mb = int(shown("MemoryMax")) >> 20
     assert memory_mb() < limit_mb
     passed(f"memory after a scan of 4,200 symbols: {memory_mb()} MB of {limit_mb} MB, database included")
