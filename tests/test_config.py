@@ -557,6 +557,8 @@ def test_secrets_come_from_systemd_credentials_unless_the_environment_has_them(
     environ(ALPACA_SECRET_KEY="of-the-environment")
     settings = load()
     assert (settings.mode, settings.keys) == (Mode.PAPER, ("PK-credential", "of-the-environment"))
+    (tmp_path / "database_url").write_bytes(b"\xff\xfe")
+    assert load_error() == "a file in $CREDENTIALS_DIRECTORY cannot be read as text"
 
 
 @pytest.mark.parametrize(

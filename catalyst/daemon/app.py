@@ -44,7 +44,7 @@ from catalyst.daemon.trading_day.operator_commands import OperatorCommands
 from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule
 from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease
-from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
 from catalyst.domain.session import NEW_YORK
 from catalyst.store.notifications import listen
 
@@ -192,7 +192,7 @@ async def run_loops(
         watchdog.notify("READY=1")
         watchdog.send_status(describe_state(components))
         await stop.requested.wait()
-        components.gate.close("stopping", stop.reason)
+        components.gate.close(STOPPING, stop.reason)
         if not stop.flatten:
             return stop.exit_code, components.clock.now()
         within = timedelta(seconds=components.config.shutdown.flatten_timeout_seconds)
