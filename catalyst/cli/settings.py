@@ -12,7 +12,7 @@ import typer
 from catalyst.clock import Clock, ScaledClock, SystemClock
 from catalyst.config.loader import load
 from catalyst.config.settings import Settings
-from catalyst.domain.errors import ConfigInvalid, DatabaseUnavailable, UserError
+from catalyst.domain.errors import ConfigInvalid, DatabasePooled, DatabaseUnavailable, UserError
 from catalyst.domain.secret_mask import mask_text
 
 if TYPE_CHECKING:
@@ -104,11 +104,13 @@ def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
 
 @contextmanager
 def translate_connection_errors(dsn: str) -> Iterator[None]:
-    """Raise DatabaseUnreachable for connection errors and refused logins."""
+    """Raise DatabaseUnreachable for connection errors and refused logins, ConfigInvalid for a pooler."""
     import asyncpg
 
     try:
         yield
+    except DatabasePooled as error:
+        raise ConfigInvalid(str(error)) from None
     except DatabaseUnavailable as error:
         raise DatabaseUnreachable(describe_unreachable(dsn, error.__cause__ or error)) from None
     except (
