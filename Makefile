@@ -1,12 +1,8 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
-<<<<<<< HEAD
 # The tests start hundreds of processes; without this each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: setup foreign demo test lint bench crash-matrix random-faults mutants long lock docs clean
-=======
 .PHONY: setup foreign demo test wheel systemd-day lint bench crash-matrix random-faults mutants long lock docs clean
->>>>>>> fe1df67ccca6ea80eb7f07777445edce6cbf6e28
 
 # The stamp skips set-up until the lock changes.
 .venv/.ready: requirements.lock

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import SettingsError
 
 from catalyst.config.env_file import (
@@ -78,15 +78,11 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
         env = Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"))
     except ValidationError as error:
         raise ConfigInvalid(_describe_environment_errors(error)) from None
-<<<<<<< HEAD
-    notices = [*_describe_unread(variables), *_apply_environment(tree, env)]
-=======
     except SettingsError:
         raise ConfigInvalid("a file in $CREDENTIALS_DIRECTORY cannot be read as text") from None
-    except (OSError, UnicodeDecodeError):
-        raise ConfigInvalid(f"{env_file} cannot be read as text") from None
-    notices = _apply_environment(tree, env)
->>>>>>> fe1df67ccca6ea80eb7f07777445edce6cbf6e28
+    held = {name: value for name, value in env if isinstance(value, SecretStr)}
+    add_secrets(_secrets_of(Variable(name, value.get_secret_value()) for name, value in held.items()))
+    notices = [*_describe_unread(variables), *_apply_environment(tree, env)]
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:

@@ -115,7 +115,7 @@ def describe_state(components: Components) -> str:
     blocked = (
         f"blocked by {', '.join(sorted(components.gate.reasons))}" if components.gate.reasons else "possible"
     )
-    phase = "stopping" if "stopping" in components.gate.reasons else "running"
+    phase = "stopping" if STOPPING in components.gate.reasons else "running"
     return f"{phase}: {market}; {count} position{'s' * (count != 1)}{stops}; entries {blocked}"
 
 

@@ -39,7 +39,7 @@ from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.daemon.trading_state.current_day import CurrentDay
-from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.daemon.trading_state.shorting_lock import ShortingLock
 from catalyst.flat_proof_files import FlatProofFiles
@@ -84,29 +84,6 @@ class Components:
     epoch: int
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
-<<<<<<< HEAD
-=======
-    def describe_state(self) -> str:
-        """Return one line for the service manager: the phase, the positions and what blocks entries."""
-        if not self.ready.is_set():
-            return "recovering: reads every order and position at the broker"
-        session = self.current_day.session
-        if session is None:
-            market = "market hours unknown"
-        elif self.current_day.market_open:
-            market = f"market open until {session.close.astimezone(NEW_YORK):%H:%M} New York"
-        else:
-            market = "market closed"
-        count, unprotected = (
-            len(self.ledger.last_known.positions),
-            self.protector.unprotected_time.unprotected,
-        )
-        stops = f", {len(unprotected)} without a confirmed stop" if unprotected else ""
-        blocked = f"blocked by {', '.join(sorted(self.gate.reasons))}" if self.gate.reasons else "possible"
-        phase = "stopping" if STOPPING in self.gate.reasons else "running"
-        return f"{phase}: {market}; {count} position{'s' * (count != 1)}{stops}; entries {blocked}"
-
->>>>>>> fe1df67ccca6ea80eb7f07777445edce6cbf6e28
 
 def build_components(
     settings: Settings,
