@@ -1,4 +1,4 @@
-"""PostgreSQL for the tests: one server for each session, one new database for each test.
+"""PostgreSQL for the tests: one server for each session, one new database for each test. Order of the tests.
 
 `DATABASE_URL` names a server to use instead of the embedded one; its role must be allowed to create
 databases.
@@ -41,19 +41,17 @@ _FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": 
 _FOLDER_PREFIX = "catalyst-tests-"
 _NO_STATEMENT = SimpleNamespace(name="none")  # a name: the driver need not prepare its own statement again
 _FIRST_NUMBER_OF_A_NEW_TYPE = 16_384  # PostgreSQL's FirstNormalObjectId
-
-
-# A server of the tests takes some 300 MB.
 _MEMORY_FOLDER = Path("/dev/shm")
-_MEMORY_FOLDER_MIN_BYTES = 4 << 30
+_MEMORY_FOLDER_MIN_BYTES = 3 << 30  # each worker takes up to half a gigabyte
 
 
 def _keep_temporary_files_in_memory() -> None:
-    """Create temporary files in memory where there is room, unless TMPDIR names a folder: a new database is three
-    hundred files, and a disk needs ten times as long for them."""
+    """Create temporary files in memory where there is room and programs may run, unless TMPDIR names a folder: a new
+    database is three hundred files, and a disk needs ten times as long for them."""
     if "TMPDIR" in os.environ or not os.access(_MEMORY_FOLDER, os.W_OK | os.X_OK):
         return
-    if shutil.disk_usage(_MEMORY_FOLDER).free >= _MEMORY_FOLDER_MIN_BYTES:
+    has_room = shutil.disk_usage(_MEMORY_FOLDER).free >= _MEMORY_FOLDER_MIN_BYTES
+    if has_room and not os.statvfs(_MEMORY_FOLDER).f_flag & os.ST_NOEXEC:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY_FOLDER)
 
 
