@@ -29,6 +29,7 @@ from catalyst import embedded
 from catalyst.clock import ManualClock
 from catalyst.store import account_lock, migrate, pool
 from catalyst.store.pool import Store, open_store
+from tests.slow_first import slow_first
 
 # Every run uses fixed examples; HYPOTHESIS_PROFILE=long draws many new ones.
 _HYPOTHESIS_SETTINGS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -65,20 +66,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each of xdist's workers begin with its share of the slow tests: xdist gives every worker a run of
-    neighbours, and an idle worker takes over the last ones of another."""
+    """Let each worker begin with its share of the slow tests."""
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     seconds = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("slow"))}
-    slow = sorted(seconds, key=seconds.__getitem__, reverse=True)
-    others = [item for item in items if item not in seconds]
-    left = len(items)
-    items.clear()
-    for worker in range(workers):
-        size = left // (workers - worker)
-        share = slow[worker::workers]
-        items += share + others[: size - len(share)]
-        del others[: size - len(share)]
-        left -= size
+    items[:] = slow_first(items, seconds, workers)
 
 
 def pytest_collection_finish() -> None:
