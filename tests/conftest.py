@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -81,12 +81,14 @@ def pytest_collection_finish() -> None:
 @dataclass
 class PostgresServer:
     """PostgreSQL server that creates databases, for sync and async code: it has its own thread and event
-    loop."""
+    loop, and keeps one connection."""
 
     admin_dsn: str
     strategy: str = "wal_log"
     _numbers: Iterator[int] = field(default_factory=count)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    _conn: "asyncpg.Connection[asyncpg.Record] | None" = None
 
     def dsn_of(self, database: str) -> str:
         """Return the address of a database on this server."""
@@ -103,18 +105,23 @@ class PostgresServer:
         self._admin(f"DROP DATABASE IF EXISTS {database_name(dsn)} WITH (FORCE)")
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Run the coroutine in an event loop of its own and return its result."""
-        return self._thread.submit(lambda: asyncio.run(work())).result()
+        """Run the coroutine in the server's event loop and return its result."""
+        return self._thread.submit(lambda: self._loop.run_until_complete(work())).result()
+
+    def close(self) -> None:
+        """Close the connection and the event loop."""
+        if self._conn is not None:
+            self.run(self._conn.close)
+        self._thread.submit(self._loop.close).result()
+        self._thread.shutdown()
 
     def _admin(self, sql: str) -> None:
         """Execute a statement in the admin database."""
 
         async def execute() -> None:
-            conn = await asyncpg.connect(self.admin_dsn)
-            try:
-                await conn.execute(sql)
-            finally:
-                await conn.close()
+            if self._conn is None or self._conn.is_closed():
+                self._conn = await asyncpg.connect(self.admin_dsn)
+            await self._conn.execute(sql)
 
         self.run(execute)
 
@@ -177,7 +184,8 @@ def known_array_types() -> Iterator[None]:
 def postgres() -> Iterator[PostgresServer]:
     """Start the server of the session."""
     if url := os.environ.get("DATABASE_URL"):
-        yield PostgresServer(url)
+        with closing(PostgresServer(url)) as server:
+            yield server
         return
     for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         # Remove folders of killed sessions, except those in use, of another user or being removed already.
@@ -185,9 +193,11 @@ def postgres() -> Iterator[PostgresServer]:
             if (old / "users.lock").exists():
                 embedded.remove_data_dir(old)
     data_dir = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
-    with embedded.start(data_dir, settings=_FAST_SETTINGS) as server:
-        # file_copy is faster while fsync is off.
-        yield PostgresServer(server.dsn, strategy="file_copy")
+    with (
+        embedded.start(data_dir, settings=_FAST_SETTINGS) as running,
+        closing(PostgresServer(running.dsn, strategy="file_copy")) as server,  # faster while fsync is off
+    ):
+        yield server
     with suppress(embedded.EmbeddedUnavailable, OSError):  # another session is removing it already
         embedded.remove_data_dir(data_dir)
 
