@@ -16,7 +16,7 @@ import structlog
 
 from catalyst.clock import Clock, waiting
 from catalyst.config.settings import Settings
-from catalyst.daemon.components import Components
+from catalyst.daemon.components import Components, describe_state
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.config_reload import ConfigReload
 from catalyst.daemon.runtime.heartbeat import Heartbeat
@@ -81,7 +81,7 @@ def _build_watchdog(components: Components) -> Watchdog:
     env = components.settings.env
     within = None if env.watchdog_usec is None else timedelta(microseconds=env.watchdog_usec)
     return Watchdog(
-        components.supervisor, components.clock, env.notify_socket, within, components.describe_state
+        components.supervisor, components.clock, env.notify_socket, within, lambda: describe_state(components)
     )
 
 
@@ -151,7 +151,7 @@ async def run_loops(
         log.info("daemon_ready", gate=sorted(components.gate.reasons))
         components.ready.set()
         watchdog.notify("READY=1")
-        watchdog.send_status(components.describe_state())
+        watchdog.send_status(describe_state(components))
         await stop.requested.wait()
         components.gate.close(STOPPING, stop.reason)
         if not stop.flatten:
