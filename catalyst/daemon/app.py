@@ -16,7 +16,7 @@ import structlog
 
 from catalyst.clock import Clock, waiting
 from catalyst.config.settings import Settings
-from catalyst.daemon.components import Components
+from catalyst.daemon.components import Components, describe_state
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.config_reload import ConfigReload
 from catalyst.daemon.runtime.heartbeat import Heartbeat
