@@ -164,7 +164,10 @@ def describe_unreachable(dsn: str, error: BaseException) -> str:
     """Return one sentence, without the password, about a database that does not answer."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     parts = urlsplit(dsn)
-    address = f"{parts.hostname or 'the local socket'}:{parts.port or 5432}{parts.path}"
+    hosts = parts.netloc.rpartition("@")[2]
+    if "," not in hosts:  # one host, or the folder of a socket in the query
+        hosts = f"{parts.hostname or 'the local socket'}:{parts.port or 5432}"
+    address = f"{hosts}{parts.path}"
     return (
         f"the database at {address} cannot be used ({mask_text(reason)}): start it, or correct DATABASE_URL"
     )
