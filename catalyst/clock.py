@@ -162,6 +162,7 @@ class ScaledClock:
         weakref.finalize(self, os.close, file).atexit = False
         access = mmap.ACCESS_WRITE if drive else mmap.ACCESS_READ
         self._map = mmap.mmap(file, self._ANCHORS_OFFSET + 2 * self._LAYOUT.size, access=access)
+        self.path = path
         self._file = file
         self._drive = drive
         self._speed = speed
