@@ -96,29 +96,6 @@ def _build_watchdog(components: Components) -> Watchdog:
     )
 
 
-def describe_state(components: Components) -> str:
-    """Return one line for the service manager: the phase, the positions and what blocks entries."""
-    if not components.ready.is_set():
-        return "recovering: reads every order and position at the broker"
-    session = components.current_day.session
-    if session is None:
-        market = "market hours unknown"
-    elif components.current_day.market_open:
-        market = f"market open until {session.close.astimezone(NEW_YORK):%H:%M} New York"
-    else:
-        market = "market closed"
-    count, unprotected = (
-        len(components.ledger.last_known.positions),
-        components.protector.unprotected_time.unprotected,
-    )
-    stops = f", {len(unprotected)} without a confirmed stop" if unprotected else ""
-    blocked = (
-        f"blocked by {', '.join(sorted(components.gate.reasons))}" if components.gate.reasons else "possible"
-    )
-    phase = "stopping" if STOPPING in components.gate.reasons else "running"
-    return f"{phase}: {market}; {count} position{'s' * (count != 1)}{stops}; entries {blocked}"
-
-
 async def _recover_and_run(
     components: Components, lease: AccountLease, stop: StopRequest, watchdog: Watchdog, *, once: bool
 ) -> ExitCode:

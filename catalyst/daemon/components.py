@@ -39,7 +39,7 @@ from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.daemon.trading_state.current_day import CurrentDay
-from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.daemon.trading_state.shorting_lock import ShortingLock
 from catalyst.flat_proof_files import FlatProofFiles
