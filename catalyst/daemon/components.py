@@ -42,6 +42,7 @@ from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.daemon.trading_state.shorting_lock import ShortingLock
+from catalyst.domain.session import NEW_YORK
 from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store.pool import Store
 
