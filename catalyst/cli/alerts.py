@@ -11,7 +11,7 @@ from catalyst.cli.settings import ConfigOption, JsonOption, open_clock, query_st
 from catalyst.clock import Clock
 from catalyst.config.settings import Settings
 from catalyst.domain.alert_message import SEVERITIES, AlertMessage, Severity
-from catalyst.domain.errors import UserError
+from catalyst.domain.errors import ConfigInvalid, UserError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -101,7 +101,10 @@ async def _send_tests(
     from catalyst.notify.channel import DeliveryFailed
     from catalyst.notify.configured import configured_channels
 
-    channels = configured_channels(settings, clock)
+    configured = configured_channels(settings, clock)
+    if configured.problems:
+        raise ConfigInvalid("; ".join(configured.problems))
+    channels = configured.channels
     if not channels:
         raise UserError(
             "nobody receives alerts: set ENABLE_EMAIL_ALERTS=true with SMTP_HOST and ALERT_EMAIL_CRITICAL, or an "

@@ -136,12 +136,15 @@ def _check_config(settings: Settings) -> Iterator[CheckResult]:
 def _check_alerts(settings: Settings, clock: Clock) -> CheckResult:
     from catalyst.notify.configured import configured_channels
 
-    try:
-        channels = configured_channels(settings, clock)
-    except ConfigInvalid as error:
+    configured = configured_channels(settings, clock)
+    if configured.problems:
         return CheckResult(
-            "alerts", CheckVerdict.FAIL, str(error), "correct it, then run `catalyst test-alert`"
+            "alerts",
+            CheckVerdict.FAIL,
+            "; ".join(configured.problems),
+            "correct it, then run `catalyst test-alert`",
         )
+    channels = configured.channels
     if not any("CRITICAL" in channel.severities for channel in channels):
         return CheckResult(
             "alerts",

@@ -20,6 +20,7 @@ from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components, build_components
 from catalyst.daemon.outage.spool import Spool
+from catalyst.daemon.runtime.alert_delivery import usable_channels
 from catalyst.daemon.runtime.broker_wait import BrokerWait
 from catalyst.daemon.shutdown import MIN_OUTAGE_FLATTEN_TIME, StopRequest
 from catalyst.daemon.trading_day.sessions import current_or_next_session
@@ -78,7 +79,7 @@ async def acquire_host_lock(
         clock, base_url=settings.trading_url, key=key, secret=secret, fault_point=fault_point
     )
     try:
-        waiting = BrokerWait(dsn, clock, settings.env.notify_socket)
+        waiting = BrokerWait(dsn, clock, settings.env.notify_socket, usable_channels(settings, clock))
         account = await _read_account_with_retry(asking, clock, waiting, stop)
     except BrokerError as error:
         raise UserError(

@@ -1,5 +1,6 @@
 """Channels: ways to send a message to people."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,23 +27,19 @@ class Channel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recipients:
-    """Addresses, or URLs, that receive alerts of these severities."""
+    """Mail addresses that receive alerts of these severities."""
 
     severities: frozenset[Severity]
     addresses: tuple[str, ...]
 
 
-def group_recipients(by_severity: dict[Severity, str | None]) -> list[Recipients]:
-    """Return the recipients that share their severities, from the comma-separated addresses of each severity."""
-    severities: dict[str, set[Severity]] = {}
-    for severity, text in by_severity.items():
-        for address in (text or "").split(","):
-            if address.strip():
-                severities.setdefault(address.strip(), set()).add(severity)
-    groups: dict[frozenset[Severity], list[str]] = {}
-    for address, found in severities.items():
-        groups.setdefault(frozenset(found), []).append(address)
-    return [Recipients(found, tuple(addresses)) for found, addresses in groups.items()]
+def severities_of(addresses: Mapping[Severity, Sequence[str]]) -> dict[str, frozenset[Severity]]:
+    """Return the severities that each address receives, from the addresses of each severity."""
+    found: dict[str, frozenset[Severity]] = {}
+    for severity, of_severity in addresses.items():
+        for address in of_severity:
+            found[address] = found.get(address, frozenset()) | {severity}
+    return found
 
 
 def name_of(kind: str, severities: frozenset[Severity]) -> str:

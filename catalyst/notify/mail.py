@@ -55,17 +55,10 @@ class MailChannel:
     async def send(self, message: AlertMessage, message_id: str) -> None:
         """Send one mail to all addresses. Raises DeliveryFailed when no address was accepted."""
         server = self.server
-        mail = EmailMessage()
-        mail["From"] = server.sender
-        mail["To"] = ", ".join(self.recipients.addresses)
-        mail["Subject"] = one_line(message.subject)
-        mail["Date"] = format_datetime(self.clock.now())
-        mail["Message-ID"] = f"<{message_id}@catalyst>"
-        mail["Auto-Submitted"] = "auto-generated"
-        mail.set_content(message.body)
         implicit_tls = server.port == IMPLICIT_TLS_PORT
         try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):  # noqa: TID251 -- a mail server lives in real time
+            mail = self._compose(message, message_id)
+            async with asyncio.timeout(SEND_TIMEOUT_S):  # noqa: TID251 -- a mail server knows no market clock
                 refused, _ = await aiosmtplib.send(
                     mail,
                     hostname=server.host,
@@ -85,6 +78,17 @@ class MailChannel:
             raise DeliveryFailed(f"the mail server {server.host}:{server.port}: {_reason(error)}") from None
         if refused:
             log.warning("mail_addresses_refused", channel=self.name, refused=len(refused))
+
+    def _compose(self, message: AlertMessage, message_id: str) -> EmailMessage:
+        mail = EmailMessage()
+        mail["From"] = self.server.sender
+        mail["To"] = ", ".join(self.recipients.addresses)
+        mail["Subject"] = one_line(message.subject)
+        mail["Date"] = format_datetime(self.clock.now())
+        mail["Message-ID"] = f"<{message_id}@catalyst>"
+        mail["Auto-Submitted"] = "auto-generated"
+        mail.set_content(message.body)
+        return mail
 
 
 def one_line(text: str) -> str:

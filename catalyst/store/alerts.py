@@ -44,12 +44,28 @@ _RECENT: Final = """
      WHERE ($2::boolean IS FALSE OR (acknowledged_at IS NULL AND severity = 'CRITICAL'))
      ORDER BY alert_id DESC LIMIT $1
 """
-_WAITING: Final = """
+_SELECT_WAITING: Final = """
     SELECT a.alert_id, a.severity, a.event, a.message, a.created_at, a.repeats,
            coalesce((SELECT array_agg(d.channel) FROM alert_deliveries d WHERE d.alert_id = a.alert_id), '{}')
            AS sent_by
       FROM alerts a
 """
+_WAITING: Final = (
+    _SELECT_WAITING
+    + """
+     WHERE a.delivered_at IS NULL AND a.created_at > $3 AND a.severity = ANY($2)
+       AND NOT EXISTS (SELECT FROM alert_deliveries d WHERE d.alert_id = a.alert_id AND d.channel = $1)
+     ORDER BY a.severity <> 'CRITICAL', a.alert_id LIMIT $4
+"""
+)
+_TO_REMIND: Final = f"""{_SELECT_WAITING}
+     WHERE a.severity = 'CRITICAL' AND a.acknowledged_at IS NULL AND a.created_at > $2
+       AND a.reminders < cardinality($3::interval[])
+       AND coalesce(a.reminded_at, (SELECT min(d.delivered_at) FROM alert_deliveries d
+                                     WHERE d.alert_id = a.alert_id))
+           + ($3::interval[])[a.reminders + 1] <= $1
+     ORDER BY a.alert_id LIMIT 200
+"""  # noqa: S608 -- literals alone
 
 
 async def raise_alert(
@@ -146,33 +162,25 @@ async def raise_for_symbols(
 
 
 async def waiting(
-    conn: Connection, severities: Iterable[str], *, since: datetime, limit: int = 200
+    conn: Connection, channel: str, severities: Iterable[str], *, since: datetime, limit: int = 200
 ) -> list[WaitingAlert]:
-    """Return undelivered alerts of these severities that were raised after `since`, oldest first."""
-    sql = _WAITING + (
-        "WHERE a.delivered_at IS NULL AND a.created_at > $2 AND a.severity = ANY($1) ORDER BY a.alert_id LIMIT $3"
-    )
-    return [_waiting_alert(record) for record in await conn.fetch(sql, list(severities), since, limit)]
+    """Return the alerts of these severities, raised after `since`, that the channel has not sent; critical ones first,
+    then the oldest."""
+    return [
+        _waiting_alert(record)
+        for record in await conn.fetch(_WAITING, channel, list(severities), since, limit)
+    ]
 
 
 async def to_remind(
     conn: Connection, *, at: datetime, since: datetime, after: Sequence[timedelta]
 ) -> list[WaitingAlert]:
-    """Return delivered critical alerts that nobody acknowledged and whose next reminder is due, oldest first.
+    """Return critical alerts that a channel has sent, nobody acknowledged, and whose next reminder is due.
 
-    The first reminder is due `after[0]` after the delivery, the next `after[1]` after the first, and so on.
+    The first reminder is due `after[0]` after the first channel's delivery, the next `after[1]` after the first, and
+    so on.
     """
-    sql = (
-        _WAITING
-        + """
-         WHERE a.severity = 'CRITICAL' AND a.acknowledged_at IS NULL AND a.created_at > $2
-           AND EXISTS (SELECT FROM alert_deliveries d WHERE d.alert_id = a.alert_id)
-           AND a.reminders < cardinality($3::interval[])
-           AND coalesce(a.reminded_at, a.delivered_at) + ($3::interval[])[a.reminders + 1] <= $1
-         ORDER BY a.alert_id LIMIT 200
-    """
-    )
-    return [_waiting_alert(record) for record in await conn.fetch(sql, at, since, list(after))]
+    return [_waiting_alert(record) for record in await conn.fetch(_TO_REMIND, at, since, list(after))]
 
 
 async def recent(conn: Connection, limit: int = 20, *, unacknowledged: bool = False) -> list[Alert]:

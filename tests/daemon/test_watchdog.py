@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,14 +13,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from catalyst.clock import BrokerLock, ManualClock, count_turns, separate_turns, waiting
+from catalyst.config.settings import Environment
 from catalyst.daemon.app import ExitCode
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.runtime.watchdog import Watchdog
 from catalyst.daemon.startup import StoppedAtStart
 from catalyst.daemon.trading_state.entry_gate import EntryGate
+from tests.notify.mail_server import run_mail_server, set_mail_environment
 from tests.stories.scenario import open_scenario
 from tests.stories.test_entry_gate_and_latches import begin_start
+from tests.waiting import run_loop_turns
 
 
 class ServiceManager:
@@ -238,10 +242,10 @@ async def test_cancelled_loop_counts_as_ended_and_closes_entry_gate(clock: Manua
 
 
 async def test_start_with_open_positions_waits_for_the_broker(
-    database: str, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch
+    database: str, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With a position in the database a start waits for the broker as long as it takes: it raises one alert, logs once
-    a minute and tells the service manager. A signal ends it."""
+    """With a position in the database a start waits for the broker as long as it takes: it raises one alert and mails
+    it at once, logs once a minute and tells the service manager. A signal ends it."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
     async with open_scenario(database) as scenario, AsyncExitStack() as stack:
         await scenario.given_position("AAPL", 20)
@@ -249,10 +253,19 @@ async def test_start_with_open_positions_waits_for_the_broker(
         manager.read_datagrams()
         await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=0)
         with capture_logs() as lines:
-            start_task = asyncio.create_task(begin_start(scenario, stack))
-            await scenario.advance(seconds=150)
-            assert not start_task.done()
-        assert [line["event"] for line in lines].count("broker_unreachable") == 3
+            with run_mail_server(tmp_path) as server:
+                set_mail_environment(monkeypatch, server.port)
+                features = scenario.settings.config.features.model_copy(update={"email_alerts": True})
+                config = scenario.settings.config.model_copy(update={"features": features})
+                scenario.settings = replace(scenario.settings, config=config, env=Environment())
+                start_task = asyncio.create_task(begin_start(scenario, stack))
+                while [line["event"] for line in lines].count("broker_unreachable") < 3:
+                    await scenario.advance(seconds=1)
+                    await run_loop_turns()
+                assert not start_task.done()
+                subjects = {(mail["X-Recipients"], mail["Subject"][:41]) for mail in server.mails()}
+            start = "[Catalyst CRITICAL] BROKER_UNREACHABLE: t"
+            assert subjects == {("ann@example.com", start), ("bob@example.com", start)}
         (alert,) = await scenario.conn.fetch("SELECT event, message FROM alerts")
         assert alert["event"] == "BROKER_UNREACHABLE"
         assert "1 positions, 0 orphans and 2 orders are open (AAPL)" in alert["message"]

@@ -16,6 +16,7 @@ from email.policy import default
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")
@@ -55,6 +56,21 @@ def run_mail_server(folder: Path, *, port: int = 0, implicit_tls: bool = False) 
         process.terminate()
         process.wait()
         process.stdout.close()  # type: ignore[union-attr]  # it is a pipe
+
+
+def set_mail_environment(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """Set the variables of an operator who receives critical alerts, and a second one who receives all."""
+    for name, value in {
+        "SMTP_HOST": "127.0.0.1",
+        "SMTP_PORT": str(port),
+        "SMTP_USERNAME": USER,
+        "SMTP_PASSWORD": PASSWORD,
+        "ALERT_EMAIL_CRITICAL": "ann@example.com, bob@example.com",
+        "ALERT_EMAIL_WARNING": "bob@example.com",
+        "ALERT_EMAIL_INFO": "bob@example.com",
+        "SSL_CERT_FILE": str(CERTIFICATE),
+    }.items():
+        monkeypatch.setenv(name, value)
 
 
 class _Mailbox:

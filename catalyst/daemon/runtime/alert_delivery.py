@@ -8,9 +8,10 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -24,11 +25,10 @@ from catalyst.domain.alert_message import (
     next_batch,
     reminder_message,
 )
-from catalyst.domain.errors import ConfigInvalid
 from catalyst.notify.channel import Channel, DeliveryFailed
 from catalyst.notify.configured import configured_channels
 from catalyst.store import alerts
-from catalyst.store.pool import Store
+from catalyst.store.pool import Connection
 
 log = structlog.get_logger()
 
@@ -40,31 +40,38 @@ RETRY_PAUSES: Final = tuple(
 
 
 def usable_channels(settings: Settings, clock: Clock) -> list[Channel]:
-    """Return the configured channels; none, with an error in the log, when their settings are wrong.
+    """Return the configured channels; a wrong setting is logged and costs only its own channel.
 
     Wrong settings of alerts do not keep the daemon from starting: it may hold positions.
     """
-    try:
-        return configured_channels(settings, clock)
-    except ConfigInvalid as error:
-        log.error("alert_settings_invalid", error=str(error))  # noqa: TRY400 -- the message says what to do
-        return []
+    configured = configured_channels(settings, clock)
+    for problem in configured.problems:
+        log.error("alert_settings_invalid", error=problem)
+    return configured.channels
 
 
 @dataclass
 class _ChannelState:
-    """What a channel has sent and when it may try again."""
+    """When a channel sent or tried to send, and when it may try again."""
 
     channel: Channel
-    sent_at: deque[datetime] = field(default_factory=lambda: deque(maxlen=100))
+    tried_at: deque[datetime] = field(default_factory=lambda: deque(maxlen=100))
     failures: int = 0  # in a row
     retry_at: datetime | None = None
+
+
+class AlertStore(Protocol):
+    """What the delivery needs of the store: connections to read and to write."""
+
+    def read(self) -> AbstractAsyncContextManager[Connection]: ...
+
+    def tx(self, label: str, /) -> AbstractAsyncContextManager[Connection]: ...
 
 
 class AlertDelivery:
     """Sends waiting alerts, and repeats critical ones that nobody acknowledges."""
 
-    def __init__(self, store: Store, channels: Sequence[Channel], clock: Clock) -> None:
+    def __init__(self, store: AlertStore, channels: Sequence[Channel], clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._states = [_ChannelState(channel) for channel in channels]
@@ -84,6 +91,10 @@ class AlertDelivery:
                 group.create_task(self._run_channel(state))
             group.create_task(self._run_reminders())
 
+    async def send_due(self) -> None:
+        """Send what is due on every channel once."""
+        await asyncio.gather(*(self._send_batch(state) for state in self._states))
+
     async def send_waiting(self) -> None:
         """Send what waits on every channel once, at the end of the process; the pauses of failures do not count."""
         for state in self._states:
@@ -102,9 +113,8 @@ class AlertDelivery:
         if state.retry_at is not None and now < state.retry_at:
             return
         async with self._store.read() as conn:
-            found = await alerts.waiting(conn, channel.severities, since=now - MAX_AGE)
-        mine = [alert for alert in found if channel.name not in alert.sent_by]
-        batch = tuple(mine) if at_end else next_batch(mine, now=now, sent_at=state.sent_at)
+            found = await alerts.waiting(conn, channel.name, channel.severities, since=now - MAX_AGE)
+        batch = tuple(found) if at_end else next_batch(found, now=now, sent_at=state.tried_at)
         if not batch or not await self._send(state, batch, alert_message(batch), "alerts"):
             return
         async with self._store.tx("alerts_sent") as conn:
@@ -117,24 +127,26 @@ class AlertDelivery:
     ) -> bool:
         """Send one message; return false, and set the next try, when the channel did not take it."""
         channel, ids = state.channel, [alert.alert_id for alert in batch]
+        state.tried_at.append(self._clock.now())
         try:
             await channel.send(message, _message_id(kind, channel.name, batch))
-        except DeliveryFailed as error:
+        except Exception as error:  # noqa: BLE001 -- a defect of one channel must not stop the others
             pause = RETRY_PAUSES[min(state.failures, len(RETRY_PAUSES) - 1)]
             state.failures += 1
+            reason = str(error) if isinstance(error, DeliveryFailed) else f"{type(error).__name__}: {error}"
             state.retry_at = self._clock.now() + pause
             if state.failures == 1:
-                reason = str(error)
-                log.error("alert_delivery_failed", channel=channel.name, alerts=len(ids), error=reason)  # noqa: TRY400
+                log.error(  # noqa: TRY400 -- the message says what to do
+                    "alert_delivery_failed", channel=channel.name, alerts=len(ids), error=reason
+                )
             async with self._store.tx("alerts_not_sent") as conn:
                 await alerts.record_failure(
-                    conn, ids, error=f"{channel.name}: {error}", next_attempt_at=state.retry_at
+                    conn, ids, error=f"{channel.name}: {reason}", next_attempt_at=state.retry_at
                 )
             return False
         if state.failures:
             log.info("alert_delivery_recovered", channel=channel.name, failures=state.failures)
         state.failures, state.retry_at = 0, None
-        state.sent_at.append(self._clock.now())
         log.info("alerts_delivered", channel=channel.name, alerts=ids)
         return True
 

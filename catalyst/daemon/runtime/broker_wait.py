@@ -4,6 +4,8 @@ The start waits without limit: an exit of the process would leave positions with
 once a minute and tells the service manager. Without open work the start is given up after BROKER_TIMEOUT.
 """
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,10 +13,12 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock
+from catalyst.daemon.runtime.alert_delivery import AlertDelivery
 from catalyst.daemon.runtime.watchdog import notify_service_manager
 from catalyst.domain.errors import DatabaseUnavailable
+from catalyst.notify.channel import Channel
 from catalyst.store import alerts, orders, orphans, positions
-from catalyst.store.pool import connected
+from catalyst.store.pool import Connection, connected
 
 log = structlog.get_logger()
 
@@ -28,6 +32,21 @@ EXTEND_START_US: Final = (
 )
 
 
+@dataclass(frozen=True)
+class _DirectConnections:
+    """Connections of their own to the database: a start has no pool yet."""
+
+    dsn: str
+
+    def read(self) -> AbstractAsyncContextManager[Connection]:
+        return connected(self.dsn, "catalyst start", timeout_s=CONNECT_TIMEOUT_S)
+
+    @asynccontextmanager
+    async def tx(self, _label: str, /) -> AsyncIterator[Connection]:
+        async with self.read() as conn, conn.transaction():
+            yield conn
+
+
 @dataclass
 class BrokerWait:
     """One start's wait for the broker. `notify_socket`: the service manager's address, None without one."""
@@ -35,8 +54,10 @@ class BrokerWait:
     dsn: str
     clock: Clock
     notify_socket: str | None
+    channels: Sequence[Channel] = ()  # send the alert; empty once the delivery of alerts runs
     _since: datetime | None = None
     _logged_at: datetime | None = None
+    _delivery: AlertDelivery | None = None
     _open_work: str = ""  # what is open, in words; empty: nothing, or not read yet
 
     async def must_go_on(self, error: str) -> bool:
@@ -46,6 +67,7 @@ class BrokerWait:
         is_late = now - self._since >= BROKER_TIMEOUT
         if is_late:
             await self._read_open_work_and_alert(now)
+            await self._send_alert()
         if self._logged_at is None or now - self._logged_at >= LOG_INTERVAL:
             self._logged_at = now
             log.warning(
@@ -57,6 +79,16 @@ class BrokerWait:
                 self.notify_socket, f"STATUS={status}\nEXTEND_TIMEOUT_USEC={EXTEND_START_US}"
             )
         return not is_late or bool(self._open_work)
+
+    async def _send_alert(self) -> None:
+        """Send the alert at once: the delivery of alerts begins only when the broker has answered."""
+        if self._delivery is None and self.channels:
+            self._delivery = AlertDelivery(_DirectConnections(self.dsn), self.channels, self.clock)
+        if self._delivery is not None:
+            try:
+                await self._delivery.send_due()
+            except DatabaseUnavailable as error:
+                log.warning("alert_not_sent", error=str(error))
 
     def end(self) -> None:
         """Report that the broker answers."""
