@@ -270,7 +270,7 @@ async def test_stop_cancelled_while_the_daemon_is_dead_counts_from_its_cancel(da
 
 async def test_late_entry_fill_keeps_the_time_of_the_first_position(database: str) -> None:
     """The rest of an entry fills after its first shares were sold: the closed position keeps its seconds over a start,
-    and the new one has only its own shares."""
+    and the new one has only its own shares and exits."""
     async with open_scenario(database) as scenario:
         first = await partly_filled_position(scenario)
         scenario.print_trade("AAPL", "194.05")
@@ -293,6 +293,14 @@ async def test_late_entry_fill_keeps_the_time_of_the_first_position(database: st
         assert first["unprotected_seconds"] > 0
         messages = [issue.message for issue in issues if issue.kind is IssueKind.UNPROTECTED_POSITION]
         assert [message.split(" have")[0] for message in messages] == ["12 of 12 shares of AAPL"]
+        sent = {
+            o["position_id"]: o["quantity"]
+            for o in await scenario.orders("AAPL")
+            if o["order_class"] == "oco"
+        }
+        second = await scenario.position("AAPL")
+        assert second is not None
+        assert sent == {first["position_id"]: 8, second["position_id"]: 12}
 
 
 async def test_stop_placed_after_the_close_is_no_protection_before_the_open(database: str) -> None:
