@@ -301,7 +301,7 @@ async def _unprotected_shares(conn: Connection, at: datetime, *, open_now: bool)
     fills = await orders.fills_of(conn, [row.order_id for group in rows.values() for row in group])
     issues: list[Issue] = []
     for position in held:
-        gaps = position_gaps(position, rows[position.position_id], fills, at)
+        gaps = position_gaps(position, rows[position.position_id], fills, at) or ()
         if not open_now and is_covered(position.quantity, rows[position.position_id]):
             continue
         issues += _gap_issues(gaps, position.symbol, position.quantity, position.position_id)

@@ -52,9 +52,34 @@ def seconds_of(gaps: Sequence[Gap]) -> Decimal:
 
 def position_gaps(
     position: PositionRow, rows: Sequence[OrderRow], fills: Sequence[OrderFill], now: datetime
-) -> tuple[Gap, ...]:
-    """Return the gaps of a position until it closed, or until now; `rows` are its orders, `fills` their executions."""
-    return unprotected_gaps(rows, fills, until=position.exit_time or now)
+) -> tuple[Gap, ...] | None:
+    """Return the gaps of a position until it closed, or until now; `rows` are its orders, `fills` their executions.
+
+    Return None when the fills of its entries are not all known: a late fill moves an entry to the position that it
+    opens, with all its executions, and the closed position keeps what was measured before.
+    """
+    entered_at = _entered_at(position, rows, fills)
+    if entered_at is None:
+        return None
+    return unprotected_gaps(rows, fills, until=position.exit_time or now, entered_at=entered_at)
+
+
+def _entered_at(
+    position: PositionRow, rows: Sequence[OrderRow], fills: Sequence[OrderFill]
+) -> datetime | None:
+    """Return when the shares of the position began to fill; earlier fills of its entries opened another position.
+
+    Return None when the fills add up to fewer shares than the position entered.
+    """
+    entry_ids = {row.order_id for row in rows if row.order_purpose is Purpose.ENTRY}
+    missing = position.entered_qty
+    for fill in sorted(fills, key=lambda each: each.at, reverse=True):
+        if fill.order_id in entry_ids:
+            missing -= fill.quantity
+            if missing <= 0:
+                # The row may be older than the fills: then its entry time is the earlier one.
+                return min(fill.at, position.entry_time)
+    return None
 
 
 def orphan_gaps(
@@ -71,18 +96,19 @@ def unprotected_gaps(
     fills: Sequence[OrderFill],
     *,
     until: datetime,
+    entered_at: datetime | None = None,
     found: tuple[datetime, Decimal] | None = None,
 ) -> tuple[Gap, ...]:
     """Return in order of time when shares were held that no working stop and no working market exit covered.
 
-    `rows` are all orders of the shares, `fills` their executions. `found`: shares held from that time on without a
-    fill (an orphan).
+    `rows` are all orders of the shares, `fills` their executions. `entered_at`: earlier fills were of other shares.
+    `found`: shares held from that time on without a fill (an orphan).
     """
     purposes = {row.order_id: row.order_purpose for row in rows}
     changes = [
         (fill.at, fill.quantity if purposes[fill.order_id] is Purpose.ENTRY else -fill.quantity)
         for fill in fills
-        if fill.order_id in purposes
+        if fill.order_id in purposes and (entered_at is None or fill.at >= entered_at)
     ]
     if found is not None:
         changes.append(found)
@@ -110,8 +136,10 @@ def unprotected_gaps(
 class _Cover:
     """The life of one order that covers shares: from its acknowledgement by the venue to its end without a fill."""
 
-    quantity: Decimal
+    quantity: Decimal  # of the row: its last size
     fills: tuple[OrderFill, ...]
+    target_fills: tuple[OrderFill, ...]  # of its target: each takes its shares from the size of the stop
+    target_qty: Decimal  # the largest of its targets: a stop has no more shares than the target has left
     began: datetime
     ended: datetime | None
 
@@ -119,7 +147,16 @@ class _Cover:
         """Return the shares that the order covers at this instant."""
         if at < self.began or (self.ended is not None and at >= self.ended):
             return ZERO
-        return self.quantity - sum((fill.quantity for fill in self.fills if fill.at <= at), ZERO)
+        return self._size_at(at) - sum((fill.quantity for fill in self.fills if fill.at <= at), ZERO)
+
+    def _size_at(self, at: datetime) -> Decimal:
+        """Return the size of the order at this instant: the broker reduces a stop when its target fills.
+
+        A fill that the row does not show yet, or that ended the stop, has not reduced it: so the target is the limit.
+        """
+        filled = sum((fill.quantity for fill in self.target_fills if fill.at <= at), ZERO)
+        later = sum((fill.quantity for fill in self.target_fills if fill.at > at), ZERO)
+        return min(self.quantity + later, max(self.quantity, self.target_qty - filled))
 
 
 def _covers(rows: Sequence[OrderRow], fills: Sequence[OrderFill]) -> Iterator[_Cover]:
@@ -132,8 +169,31 @@ def _covers(rows: Sequence[OrderRow], fills: Sequence[OrderFill]) -> Iterator[_C
             continue
         began = _working_since(row, by_id, fills)
         if began is not None:
-            own_fills = tuple(fill for fill in fills if fill.order_id == row.order_id)
-            yield _Cover(row.quantity, own_fills, began, _ended_at(row, rows))
+            targets = _targets_of(row, rows) if is_stop else []
+            yield _Cover(
+                row.quantity,
+                _fills_of([row], fills),
+                _fills_of(targets, fills),
+                max((target.quantity for target in targets), default=ZERO),
+                began,
+                _ended_at(row, rows),
+            )
+
+
+def _fills_of(rows: Sequence[OrderRow], fills: Sequence[OrderFill]) -> tuple[OrderFill, ...]:
+    order_ids = {row.order_id for row in rows}
+    return tuple(fill for fill in fills if fill.order_id in order_ids)
+
+
+def _targets_of(stop: OrderRow, rows: Sequence[OrderRow]) -> list[OrderRow]:
+    """Return the target of the stop's group, with the orders that replaced it."""
+    group = stop.parent_order_id or stop.order_id
+    targets: dict[int, OrderRow] = {}
+    for row in sorted(rows, key=lambda row: row.order_id):
+        is_of_group = (row.parent_order_id or row.order_id) == group or row.replaces in targets
+        if row.order_purpose is Purpose.TAKE_PROFIT and is_of_group:
+            targets[row.order_id] = row
+    return list(targets.values())
 
 
 def _working_since(
@@ -177,12 +237,5 @@ def _ended_at(row: OrderRow, rows: Sequence[OrderRow]) -> datetime | None:
     """Return when the order stopped covering its shares; None while it works, and when fills used it up."""
     ends = [row.ended_at] if row.status in TERMINAL and row.status is not Status.FILLED else []
     if row.broker_status == "held":
-        group = row.parent_order_id or row.order_id
-        ends += [
-            target.ended_at
-            for target in rows
-            if target.order_purpose is Purpose.TAKE_PROFIT
-            and (target.parent_order_id or target.order_id) == group
-            and target.status in _ENDED_UNFILLED
-        ]
+        ends += [target.ended_at for target in _targets_of(row, rows) if target.status in _ENDED_UNFILLED]
     return min((at for at in ends if at is not None), default=None)

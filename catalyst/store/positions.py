@@ -65,18 +65,14 @@ async def closed_of(conn: "Conn", position_ids: Sequence[int], *, newer_than: in
 async def with_unprotected_time(conn: "Conn", rows: Sequence[PositionRow], at: datetime) -> list[PositionRow]:
     """Return the positions with their unprotected seconds until `at`, computed from orders and fills.
 
-    The stored column is the daemon's last measurement. A position without a fill (legacy) keeps it.
+    The stored column is the daemon's last measurement. A position keeps it when its entry fills are not all known.
     """
     orders_of = await orders.of_positions(conn, [row.position_id for row in rows])
     fills = await orders.fills_of(conn, [order.order_id for group in orders_of.values() for order in group])
-    filled_ids = {fill.order_id for fill in fills}
+    gaps_of = [position_gaps(row, orders_of[row.position_id], fills, at) for row in rows]
     return [
-        replace(
-            row, unprotected_seconds=seconds_of(position_gaps(row, orders_of[row.position_id], fills, at))
-        )
-        if any(order.order_id in filled_ids for order in orders_of[row.position_id])
-        else row
-        for row in rows
+        row if gaps is None else replace(row, unprotected_seconds=seconds_of(gaps))
+        for row, gaps in zip(rows, gaps_of, strict=True)
     ]
 
 

@@ -1,12 +1,15 @@
 """Client order ids."""
 
 import re
+from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalyst.domain.ids import client_order_id, is_ours
+from catalyst.domain.ids import client_order_id, exit_id_base, is_ours
+from tests.domain.test_unprotected_gaps import ENTRY, position
 
 roles = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=11)
 
@@ -35,6 +38,20 @@ def test_client_order_id_differs_by_every_part():
 def test_client_order_id_derivation_is_fixed():
     """The derivation never changes: yesterday's orders are found by it."""
     assert client_order_id("AAPL|2026-04-08", "x", 0) == "cat-b5aa8a5cfab25ee5ae1ce70519ec80c0-x"
+
+
+def test_exits_of_two_positions_of_one_entry_have_different_ids():
+    """The late fill of an entry opens a second position; the first one keeps the ids that it had before."""
+    first = position(10, entry_time=0)
+    entry = replace(ENTRY, filled_qty=Decimal(10))
+    assert exit_id_base(first, [entry]) == entry.client_order_id
+    bases = {
+        exit_id_base(first, [entry]),
+        exit_id_base(position(5, entry_time=100), [replace(entry, filled_qty=Decimal(15))]),
+        exit_id_base(position(5, entry_time=200), [replace(entry, filled_qty=Decimal(20))]),
+        exit_id_base(first, []),
+    }
+    assert len(bases) == 4
 
 
 @pytest.mark.parametrize("role", ["", "stop_loss", "Entry", "a" * 12, "ä", "x y"])

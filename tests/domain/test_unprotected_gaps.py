@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
-from catalyst.domain.rows import OrderRow
-from catalyst.domain.unprotected_time import OrderFill, seconds_of, unprotected_gaps
+from catalyst.domain.rows import OrderRow, PositionRow
+from catalyst.domain.unprotected_time import OrderFill, position_gaps, seconds_of, unprotected_gaps
 
 NOON = datetime(2026, 3, 9, 16, tzinfo=UTC)
 HELD = Decimal(20)
@@ -116,6 +116,35 @@ CASES = [
         [ENTRY_FILL],
         [(0, 7)],
     ),
+    (
+        "the target fills a part and the broker reduces the stop",
+        [ENTRY, replace(STOP, quantity=Decimal(12)), TARGET],
+        [ENTRY_FILL, OrderFill(2, Decimal(8), after(120))],
+        [],
+    ),
+    (
+        "a part of the stop that has followed the target",
+        [ENTRY, replace(STOP, quantity=Decimal(9)), TARGET],
+        [ENTRY_FILL, OrderFill(2, Decimal(8), after(120))],
+        [(0, 300)],
+    ),
+    (
+        "a fill of the target after the stop was reduced is no larger stop",
+        [
+            ENTRY,
+            replace(STOP_ENDED, broker_canceled_at=after(250), quantity=Decimal(12)),
+            TARGET,
+            order(Purpose.STOP_LOSS, number=9, began=20, quantity=Decimal(1)),
+            order(Purpose.ENTRY, number=8),
+        ],
+        [
+            ENTRY_FILL,
+            OrderFill(2, Decimal(8), after(120)),
+            OrderFill(8, Decimal(2), after(30)),
+            OrderFill(2, Decimal(12), after(250)),
+        ],
+        [(30, 300)],
+    ),
     ("no answer to the request", [ENTRY, replace(STOP, alpaca_order_id=None)], [ENTRY_FILL], [(0, 300)]),
 ]
 
@@ -140,20 +169,79 @@ def test_orphan_shares_are_unprotected_from_the_time_they_were_found() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 100), st.integers(1, 60)), max_size=5),
+    st.lists(st.tuples(st.integers(0, 100), st.integers(1, 60), st.integers(1, 20)), max_size=5),
+    st.integers(1, 200),
+    st.lists(st.tuples(st.integers(0, 199), st.integers(1, 8)), max_size=3),
     st.lists(st.integers(0, 200), max_size=4),
 )
 def test_measured_time_is_the_time_without_a_stop_second_by_second(
-    lives: list[tuple[int, int]], extra: list[int]
+    lives: list[tuple[int, int, int]], bracket_ended: int, sales: list[tuple[int, int]], extra: list[int]
 ) -> None:
-    """For any stops the gaps hold exactly the seconds in which no stop lived, and a later measurement only adds."""
+    """For any stops and sales by the target the gaps hold exactly the seconds in which the sizes of the stops, each as
+    it was then, were less than the shares held; a later measurement only adds."""
+    sold_by = [sum(sold for at, sold in sales if at <= second) if sales else 0 for second in range(201)]
+    sales = sales if sold_by[199] < HELD else []
+    sold_by = sold_by if sales else [0] * 201
+    fills = [ENTRY_FILL, *(OrderFill(2, Decimal(sold), after(at)) for at, sold in sales)]
+    bracket_stop = replace(
+        order(Purpose.STOP_LOSS, parent=1, ended=bracket_ended, status=Status.CANCELLED),
+        quantity=HELD - sold_by[bracket_ended - 1],
+    )
     stops = [
-        order(Purpose.STOP_LOSS, number=10 + n, began=a, ended=a + length, status=Status.CANCELLED)
-        for n, (a, length) in enumerate(lives)
-    ]
-    rows = [ENTRY, *stops]
-    bare = [second for second in range(200) if not any(a <= second < a + length for a, length in lives)]
-    assert seconds_of(unprotected_gaps(rows, [ENTRY_FILL], until=after(200))) == len(bare)
+        order(
+            Purpose.STOP_LOSS, number=10 + n, began=a, ended=a + length, status=Status.CANCELLED,
+            quantity=Decimal(size),
+        )
+        for n, (a, length, size) in enumerate(lives)
+    ]  # fmt: skip
+    rows = [ENTRY, TARGET, bracket_stop, *stops]
+
+    def is_bare(second: int) -> bool:
+        held = HELD - sold_by[second]
+        covered = sum(size for a, length, size in lives if a <= second < a + length)
+        return covered + (held if second < bracket_ended else 0) < held
+
+    bare = [second for second in range(200) if is_bare(second)]
+    assert seconds_of(unprotected_gaps(rows, fills, until=after(200))) == len(bare)
     for second in extra:
-        early = seconds_of(unprotected_gaps(rows, [ENTRY_FILL], until=after(second)))
+        early = seconds_of(unprotected_gaps(rows, fills, until=after(second)))
         assert early == sum(each < second for each in bare)
+
+
+def position(entered: int, *, entry_time: float, exit_time: float | None = None) -> PositionRow:
+    """Return a position of so many shares entered, open or closed."""
+    entered_qty = Decimal(entered)
+    return PositionRow(
+        position_id=1, cycle_id=None, security_id=1, symbol="AAPL", sector=None, side=PositionSide.LONG,
+        quantity=entered_qty, entered_qty=entered_qty, cost=Decimal(100), exited_qty=Decimal(0), proceeds=Decimal(0),
+        entry_price=Decimal(10), stop_loss=None, take_profit=None, entry_time=after(entry_time),
+        exit_time=None if exit_time is None else after(exit_time), status="open", realized_pnl=None,
+        unrealized_pnl=None, last_price=None, protected_at=None, unprotected_seconds=Decimal(0), close_reason=None,
+        carried=False,
+    )  # fmt: skip
+
+
+LATE_FILLS = [OrderFill(1, Decimal(10), after(0)), OrderFill(1, Decimal(10), after(100))]
+
+
+def test_late_fill_counts_for_the_position_that_it_opens() -> None:
+    """The second half of an entry, filled after the first was sold, is a position of its own: of 10 shares, bare until
+    its own stop."""
+    stop = order(Purpose.STOP_LOSS, number=9, began=107, quantity=Decimal(10))
+    gaps = position_gaps(position(10, entry_time=100), [ENTRY, stop], LATE_FILLS, after(300))
+    assert gaps is not None
+    assert [(gap.began, gap.ended, gap.shares) for gap in gaps] == [(after(100), after(107), Decimal(10))]
+
+
+def test_position_whose_entry_has_moved_has_no_measurement() -> None:
+    """The closed position has lost the fills of its entry: nothing can be computed, so its stored time stays."""
+    closed = position(10, entry_time=0, exit_time=50)
+    assert position_gaps(closed, [EXIT], [OrderFill(4, Decimal(10), after(50))], after(300)) is None
+
+
+def test_fills_newer_than_the_row_of_the_position_count() -> None:
+    """A position read before its second fill was booked is measured from its first fill on."""
+    for entered, entry_time in ((10, 0), (20, 100)):  # the second row: the later fill was booked first
+        gaps = position_gaps(position(entered, entry_time=entry_time), [ENTRY], LATE_FILLS, after(300))
+        assert gaps is not None
+        assert gaps[0].began == after(0)

@@ -12,6 +12,7 @@ from catalyst.doctor.database_checks import check_database
 from catalyst.doctor.issues import IssueKind
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
+from catalyst.domain.report import Fill
 from catalyst.report.day import read_day_report
 from catalyst.report.status import read_status
 from catalyst.simulator.exchange.unprotected_time import unprotected_qty
@@ -265,6 +266,41 @@ async def test_stop_cancelled_while_the_daemon_is_dead_counts_from_its_cancel(da
         assert ended["cancelled_at"] == ended["closed_at"] == ended["broker_canceled_at"]
         await assert_measured_as_by_the_exchange(scenario)
         assert await exchange_seconds(scenario, "AAPL", 20) > 60
+
+
+async def test_late_entry_fill_keeps_the_time_of_the_first_position(database: str) -> None:
+    """The rest of an entry fills after its first shares were sold: the closed position keeps its seconds over a start,
+    and the new one has only its own shares and exits."""
+    async with open_scenario(database) as scenario:
+        first = await partly_filled_position(scenario)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=10)
+        entry = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "entry")
+        assert scenario.components is not None
+        late_fill = Fill(
+            entry["alpaca_order_id"], Decimal(20), Decimal(12), Decimal("190.00"), scenario.clock.now(),
+            activity_id="late",
+        )  # fmt: skip
+        assert await scenario.components.ledger.apply_fill(late_fill, "reconcile")
+        await scenario.crash()
+        await scenario.start()
+        async with scenario.components.store.read() as conn:
+            issues = await check_database(conn, scenario.clock.now() + timedelta(seconds=16))
+        closed = await scenario.conn.fetchrow(
+            "SELECT status, unprotected_seconds FROM positions WHERE position_id = $1", first["position_id"]
+        )
+        assert tuple(closed) == ("closed", first["unprotected_seconds"])
+        assert first["unprotected_seconds"] > 0
+        messages = [issue.message for issue in issues if issue.kind is IssueKind.UNPROTECTED_POSITION]
+        assert [message.split(" have")[0] for message in messages] == ["12 of 12 shares of AAPL"]
+        sent = {
+            o["position_id"]: o["quantity"]
+            for o in await scenario.orders("AAPL")
+            if o["order_class"] == "oco"
+        }
+        second = await scenario.position("AAPL")
+        assert second is not None
+        assert sent == {first["position_id"]: 8, second["position_id"]: 12}
 
 
 async def test_stop_placed_after_the_close_is_no_protection_before_the_open(database: str) -> None:

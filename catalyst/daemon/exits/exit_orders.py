@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
 
-from catalyst.domain.ids import client_order_id, unused_client_order_id
+from catalyst.domain.ids import client_order_id, exit_id_base, unused_client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.domain.price import round_nearest, tick_of
 from catalyst.domain.rows import NewOrder, OrderRow, PositionRow
@@ -21,8 +21,7 @@ def exit_order(
 
     It is a market order, or a limit order when the last exit was rejected for a halt.
     """
-    base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
-    base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
+    base = exit_id_base(position, rows)
     role = "x" if intent.purpose is Purpose.EXIT else "f"
     previous_exits = [row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
     limit = _queued_exit_limit(position, previous_exits)

@@ -22,7 +22,7 @@ from catalyst.daemon.protection.unprotected_time import UnprotectedTime
 from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
-from catalyst.domain.ids import unused_client_order_id
+from catalyst.domain.ids import exit_id_base, unused_client_order_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import (
@@ -256,8 +256,7 @@ class PositionProtector:
             log.warning("protection_conflict", symbol=position.symbol, error=str(error))
 
     async def _place_oco(self, position: PositionRow, rows: list[OrderRow], *, attempt: int) -> OrderRow:
-        base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
-        base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
+        base = exit_id_base(position, rows)
         return await self.submission.place(
             NewOrder(
                 client_order_id=unused_client_order_id(

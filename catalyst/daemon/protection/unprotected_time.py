@@ -53,7 +53,7 @@ class UnprotectedTime:
         While the broker has accepted the stop and no venue has it, it cannot trigger: the position is not protected.
         """
         self.unprotected.discard(position.position_id)
-        gaps = (await self._gaps([position], {position.position_id: rows}))[position.position_id]
+        gaps = (await self._gaps([position], {position.position_id: rows})).get(position.position_id, ())
         if gaps and gaps[-1].lasts:
             self._log_resting(position)
             if position.protected_at is not None:
@@ -98,7 +98,7 @@ class UnprotectedTime:
             log.warning(
                 "position_unprotected", symbol=position.symbol, qty=str(position.quantity), state=state
             )
-        gaps = (await self._gaps([position], {position.position_id: rows}))[position.position_id]
+        gaps = (await self._gaps([position], {position.position_id: rows})).get(position.position_id, ())
         if position.protected_at is not None:
             await self._write(position, None, gaps)
         await self._check_budget(position, gaps)
@@ -114,7 +114,7 @@ class UnprotectedTime:
         self._measured_at = now
         gaps_of = await self._gaps(held, rows)
         for position in held:
-            await self._check_budget(position, gaps_of[position.position_id])
+            await self._check_budget(position, gaps_of.get(position.position_id, ()))
         return any(gaps and gaps[-1].lasts for gaps in gaps_of.values())
 
     async def measure_closed(self, held: Sequence[PositionRow]) -> None:
@@ -141,7 +141,9 @@ class UnprotectedTime:
         gaps_of = await self._gaps(closed, rows)
         for position in closed:
             self._newest_position_id = max(self._newest_position_id, position.position_id)
-            gaps = gaps_of[position.position_id]
+            gaps = gaps_of.get(position.position_id)
+            if gaps is None:  # a late fill has moved its entry to another position: what was measured stays
+                continue
             if position.protected_at is None or seconds_of(gaps) != position.unprotected_seconds:
                 await self._write(position, position.protected_at or position.exit_time, gaps)
             await self._check_budget(position, gaps)
@@ -149,14 +151,15 @@ class UnprotectedTime:
     async def _gaps(
         self, measured: Sequence[PositionRow], rows: Mapping[int, Sequence[OrderRow]]
     ) -> dict[int, tuple[Gap, ...]]:
-        """Return the gaps until now by position id; `rows` are the orders by position id."""
+        """Return the gaps until now by position id, of those whose fills are known; `rows`: orders by position id."""
         order_ids = [row.order_id for position in measured for row in rows[position.position_id]]
         async with self.store.read() as conn:
             fills = await orders.fills_of(conn, order_ids)
         now = self.clock.now()
         return {
-            position.position_id: position_gaps(position, rows[position.position_id], fills, now)
+            position.position_id: gaps
             for position in measured
+            if (gaps := position_gaps(position, rows[position.position_id], fills, now)) is not None
         }
 
     async def _write(self, position: PositionRow, protected_at: datetime | None, gaps: Sequence[Gap]) -> None:
