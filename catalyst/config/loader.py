@@ -24,7 +24,7 @@ from catalyst.config.scalars import FLOAT, INTEGER
 from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.settings import SECRET_NAMES, Environment, Settings
 from catalyst.domain.errors import ConfigInvalid
-from catalyst.domain.secret_mask import add_secrets, url_secrets
+from catalyst.domain.secret_mask import add_secrets, messenger_secrets, url_secrets
 
 # Environment variable → the key that it overrides.
 OVERRIDES: Final = {
@@ -107,6 +107,8 @@ def _secrets_of(variables: Iterable[Variable]) -> Iterator[str]:
     for variable in variables:
         if variable.key in ("database_url", "redis_url"):
             yield from url_secrets(variable.value)
+        elif variable.key in ("alert_url_critical", "alert_url_warning", "alert_url_info"):
+            yield from messenger_secrets(variable.value)
         elif variable.key in SECRET_NAMES or expected_key_name(variable.name) is not None:
             yield variable.value
 
