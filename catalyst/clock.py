@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context, ContextVar, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -33,10 +33,26 @@ NEW_YORK: Final = ZoneInfo("America/New_York")
 @dataclass(slots=True)
 class Turns:
     """Turns of a loop and of the tasks that it starts: how often one began or ended a wait for time, the broker or the
-    database, and how many such waits last. Without a wait and without a new turn, the loop hangs or computes."""
+    database, and how many such waits last. Without a wait and without a new turn, the loop hangs or computes.
+
+    Who waits for a lock of this process waits while its holder does, and takes the holder's turns.
+    """
 
     taken: int = 0
     waits: int = 0
+    outer: "Turns | None" = None  # turns that count these too
+    awaited: list["TurnsLock"] = field(default_factory=list)  # locks that are waited for
+
+    def count(self) -> tuple[int, bool]:
+        """Return the number of turns, with those of the holders of awaited locks, and whether one of them waits."""
+        seen: list[Turns] = []  # two that wait for each other are counted once
+        to_visit: list[Turns | None] = [self]
+        while to_visit:
+            turns = to_visit.pop()
+            if turns is not None and not any(turns is one for one in seen):
+                seen.append(turns)
+                to_visit += [lock.holder for lock in turns.awaited]
+        return sum(turns.taken for turns in seen), any(turns.waits for turns in seen)
 
 
 _turns: Final = ContextVar("turns", default=Turns())  # noqa: B039 -- counts what nobody watches
@@ -59,22 +75,51 @@ def separate_turns() -> Context:
 @contextmanager
 def waiting() -> Iterator[None]:
     """Take a turn, wait in the block for something outside this process or for time, and take a turn."""
-    turns = _turns.get()
-    turns.taken += 1
-    turns.waits += 1
+    counted = _with_outer(_turns.get())
+    for turns in counted:
+        turns.taken += 1
+        turns.waits += 1
     try:
         yield
     finally:
-        turns.waits -= 1
-        turns.taken += 1
+        for turns in counted:
+            turns.waits -= 1
+            turns.taken += 1
 
 
-class BrokerLock(asyncio.Lock):
-    """Lock whose holder waits for the broker: who waits for the lock waits for the broker, and takes turns."""
+def _with_outer(turns: Turns) -> list[Turns]:
+    found = [turns]
+    while (outer := found[-1].outer) is not None:
+        found.append(outer)
+    return found
+
+
+class TurnsLock(asyncio.Lock):
+    """Lock that counts the turns of its holder: who waits for the lock waits while the holder does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holder: Turns | None = None  # turns since the lock was acquired
 
     async def acquire(self) -> Literal[True]:
-        with waiting():
-            return await super().acquire()
+        outer = _turns.get()
+        counted = _with_outer(outer)
+        for turns in counted:
+            turns.awaited.append(self)
+        try:
+            await super().acquire()
+        finally:
+            for turns in counted:
+                turns.awaited.remove(self)
+        self.holder = Turns(outer=outer)
+        _turns.set(self.holder)
+        return True
+
+    def release(self) -> None:
+        holder, self.holder = self.holder, None
+        super().release()
+        if holder is not None and holder is _turns.get() and holder.outer is not None:
+            _turns.set(holder.outer)
 
 
 class Clock(Protocol):

@@ -650,6 +650,7 @@ def test_child_environment_leaves_out_catalyst_variables(environ: Callable[..., 
             ", line 2: the variable MAX_DAILY_LOS is unknown: did you mean MAX_DAILY_LOSS?",
         ),
         ("MAX_DIALY_LOSS=1500\n", "did you mean MAX_DAILY_LOSS?"),
+        ("MAX_POSITIONS1=3\nOTHER='1500\nMAX_POSITIONS=3\nLAST='\n", "the value runs over several lines"),
         ("LOGLEVEL=DEBUG\n", "did you mean LOG_LEVEL?"),
         ("MAX_POSITIONS=3\nmax_positions=4\n", ", line 2: max_positions is set twice"),
     ],
@@ -664,14 +665,36 @@ def test_config_refuses_a_line_of_the_env_file_without_effect(text: str, expecte
     assert "1500" not in message
 
 
-def test_config_refuses_a_misspelt_variable_of_the_process(environ: Callable[..., None]):
-    """A misspelt limit in the environment is refused too; names that other programs use are not judged there."""
-    environ(LOGLEVEL="DEBUG", SMTP_HOSTS="x")
-    load()
-    environ(MAX_DAILY_LOS="1500")
+def test_config_names_a_misspelt_variable_of_the_process(environ: Callable[..., None]):
+    """The environment belongs to other programs too: a misspelt limit in it is a notice."""
+    environ(MAX_DAILY_LOS="1500", DATABASE_URI="x")
+    (notice,) = load().notices
     assert (
-        "the environment: the variable MAX_DAILY_LOS is unknown: did you mean MAX_DAILY_LOSS?" in load_error()
+        notice
+        == "MAX_DAILY_LOS in the environment: not read by Catalyst, no effect: did you mean MAX_DAILY_LOSS?"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DATABASE_URI=postgresql://elsewhere/db\n",
+        "DATABASE_URL_RO=postgresql://elsewhere/db\n",
+        "DATABASE_URL2=postgresql://elsewhere/db\n",
+        "MIN_POSITION_SIZE=10\n",
+        "NEWSAPI_KEY=k\n",
+        "ALPACA_API_BASE_URL=https://elsewhere\n",
+        "REDIS_URI=redis://elsewhere\n",
+        "SIGNING_KEY='one\ntwo=2\n'\n",
+        "POSTGRES_DB=a\nPOSTGRES_DB=b\n",
+    ],
+)
+def test_config_lets_names_of_other_programs_stand_in_the_env_file(text: str, tmp_path: Path):
+    """A name that is another word than ours, and what stands twice or over several lines under one, is a notice
+    without advice."""
+    (tmp_path / "env").write_text(text)
+    (notice,) = load(env_file=tmp_path / "env").notices
+    assert notice == f"{text.partition('=')[0]} in the env file: not read by Catalyst, no effect"
 
 
 def test_config_names_the_variables_of_the_env_file_without_effect(tmp_path: Path):

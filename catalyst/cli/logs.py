@@ -95,7 +95,7 @@ def mask_event(_: Any, __: str, event: Event) -> Event:
     if may_contain_secret("\n".join(texts)):
         for key, value in event.items():
             if not key.startswith("_"):
-                event[key] = mask_value(value)
+                event |= mask_value({key: value})
     return event
 
 

@@ -25,6 +25,10 @@ class MaskedStream(io.TextIOBase):
         self._target.write(mask_text(text))
         return len(text)
 
+    def write_masked(self, text: str) -> None:
+        """Write a text whose values were masked: another mask could break its JSON."""
+        self._target.write(text)
+
     def flush(self) -> None:
         self._target.flush()
 
@@ -36,6 +40,15 @@ class MaskedStream(io.TextIOBase):
 
     def writable(self) -> bool:
         return True
+
+
+def print_masked(text: str) -> None:
+    """Print a line whose values were masked."""
+    if isinstance(sys.stdout, MaskedStream):
+        sys.stdout.write_masked(f"{text}\n")
+        sys.stdout.flush()
+    else:
+        print(text)  # noqa: T201 - a stdout of the caller
 
 
 def install() -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
-import typer
+
+from catalyst.cli.masked_output import print_masked
+from catalyst.domain.secret_mask import mask_value
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -19,7 +21,8 @@ _OPTIONS: Final = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KE
 def print_result(facts: object, as_json: bool, render: Renderer) -> None:
     """Print `facts` as JSON (decimals as text, times in UTC), or the result of `render` for people."""
     if as_json:
-        typer.echo(orjson.dumps(facts, default=json_default, option=_OPTIONS).decode())
+        plain = orjson.loads(orjson.dumps(facts, default=json_default, option=_OPTIONS))
+        print_masked(orjson.dumps(mask_value(plain), option=_OPTIONS).decode())
         return
     print_parts(make_console(), render())
 

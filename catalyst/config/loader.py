@@ -16,15 +16,15 @@ from catalyst.config.env_file import (
     ENVIRONMENT,
     Variable,
     expected_key_name,
+    misspelt_name,
     read_env_file,
-    refuse_misspelt_names,
 )
 from catalyst.config.old_keys import describe_old_keys
 from catalyst.config.scalars import FLOAT, INTEGER
 from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.settings import SECRET_NAMES, Environment, Settings
 from catalyst.domain.errors import ConfigInvalid
-from catalyst.domain.secret_mask import add_secrets, url_secrets
+from catalyst.domain.secret_mask import add_secrets, messenger_secrets, url_secrets
 
 # Environment variable → the key that it overrides.
 OVERRIDES: Final = {
@@ -67,7 +67,7 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     """Read config.yaml (only defaults when `path` is None) and the environment.
 
     Raises ConfigInvalid for a missing or unreadable file, an unknown key (the message names the nearest valid one), a
-    value out of bounds, a line of the env file that cannot be read, an unknown variable near a known one, keys under
+    value out of bounds, a line of the env file that cannot be read, a misspelt variable in it, keys under
     other names, or file and environment that disagree on the trading mode. Its text shows no secret, and from now
     on `mask_text` masks all of them.
     """
@@ -97,9 +97,8 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
 def _read_variables(env_file: Path | None) -> list[Variable]:
     """Return the variables of the env file and of the process, the stronger last, and let every secret be masked."""
     add_secrets(_secrets_of(map(Variable, os.environ, os.environ.values())))
-    file_variables = [] if env_file is None else read_env_file(env_file)
+    file_variables = [] if env_file is None else read_env_file(env_file, Environment.model_fields)
     add_secrets(_secrets_of(file_variables))
-    refuse_misspelt_names(file_variables, os.environ, Environment.model_fields)
     return [*file_variables, *map(Variable, os.environ, os.environ.values())]
 
 
@@ -108,6 +107,8 @@ def _secrets_of(variables: Iterable[Variable]) -> Iterator[str]:
     for variable in variables:
         if variable.key in ("database_url", "redis_url"):
             yield from url_secrets(variable.value)
+        elif variable.key in ("alert_url_critical", "alert_url_warning", "alert_url_info"):
+            yield from messenger_secrets(variable.value)
         elif variable.key in SECRET_NAMES or expected_key_name(variable.name) is not None:
             yield variable.value
 
@@ -125,7 +126,7 @@ def _describe_foreign_keys(variables: Iterable[Variable]) -> list[str]:
 
 
 def _describe_unread(variables: Iterable[Variable]) -> Iterator[str]:
-    """Yield a notice that names the variables of the env file that Catalyst does not read."""
+    """Yield notices of the variables of the env file that Catalyst does not read, and of misspelt ones elsewhere."""
     names = [
         variable.name
         for variable in variables
@@ -133,6 +134,9 @@ def _describe_unread(variables: Iterable[Variable]) -> Iterator[str]:
     ]
     if names:
         yield f"{', '.join(names)} in the env file: not read by Catalyst, no effect"
+    for variable in variables:
+        if variable.place == ENVIRONMENT and (near := misspelt_name(variable, Environment.model_fields)):
+            yield f"{variable.name} in the environment: not read by Catalyst, no effect: did you mean {near.upper()}?"
 
 
 def environment_without_catalyst(**changes: str) -> dict[str, str]:

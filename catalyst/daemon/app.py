@@ -146,6 +146,7 @@ async def run_loops(
         "position_protector": components.protector.run,
         "entry_expiry": components.entry_expiry.run,
         "stop_monitor": components.stop_monitor.run,
+        "stop_prices": components.stop_monitor.run_price_refresh,
         "daily_loss_limit": components.daily_loss_limit.run,
         "reconciler": components.reconciler.run,
         "orphans": components.orphans.run,

@@ -7,16 +7,29 @@ import base64
 import html
 import re
 from collections.abc import Iterable
+from datetime import date
+from decimal import Decimal
+from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
 MASK: Final = "***"
 MIN_SECRET_LENGTH: Final = 6  # characters; masking shorter secrets would hide ordinary words
 MIN_CUT_LENGTH: Final = 8  # characters of a secret that a cut text shows last
+MAX_WORD_LENGTH: Final = 12  # characters; a secret of letters or digits alone may be a common word or number
+MIN_URL_PART_LENGTH: Final = 8  # characters; shorter parts of a messenger's URL are words like "bot" or "v2"
+
+# Fields of JSON that the daemon reads back, such as an order's: their values are never text from outside.
+EXACT_FIELDS: Final = frozenset(
+    {"account_id", "at", "broker_id", "by", "client_order_id", "entry", "hash", "kind", "name", "origin", "outcome",
+     "position_side", "proposal_id", "purpose", "quantity", "risk", "side", "stop", "symbol", "target"}
+)  # fmt: skip
 
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]+")  # characters that every encoding leaves as they are
 _PIECES: Final = re.compile(r"[/#?\[\]@:%\s\"'\\]+")
-_URL_PASSWORD: Final = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)(?!password@)[^\s/@]+(?=@)")
+_URL_PASSWORD: Final = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\",]*:)(?!password@)[^\s/@\",]+(?=@)")
+_WORD: Final = re.compile(r"[A-Za-z]+|[0-9]+")
+_PUBLIC_WORDS: Final = frozenset({"catalyst", "localhost", "password", "postgres", "postgresql"})
 _CONTROLS: Final = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f", "\v": "v", "\a": "a"}
 _BACKSLASH: Final = r"(?:\\|%(?:25)*5c)"
 _BASE64: Final = r"[A-Za-z0-9+/=_-]*"
@@ -31,9 +44,7 @@ class SecretMask:
             {text for text in secrets if len(text) >= MIN_SECRET_LENGTH}, key=len, reverse=True
         )
         # A pattern runs only on a text that contains its probe, which is part of every match.
-        self._patterns = [
-            (_longest_run(text), re.compile("".join(map(_spellings, text)))) for text in self._secrets
-        ] + [
+        self._patterns = [(_longest_run(text), re.compile(_pattern(text))) for text in self._secrets] + [
             (_longest_run(middle), re.compile(_BASE64 + _either_alphabet(middle) + _BASE64))
             for text in self._secrets
             for middle in _base64_middles(text)
@@ -55,9 +66,19 @@ class SecretMask:
             if probe in text:
                 text = pattern.sub(MASK, text)
         for secret in self._secrets:
-            if secret[:MIN_CUT_LENGTH] in text:
+            if secret[:MIN_CUT_LENGTH] in text and not _is_word(secret):
                 text = _mask_cut(secret, text)
         return _URL_PASSWORD.sub(rf"\1{MASK}", text) if "://" in text else text
+
+
+def _is_word(text: str) -> bool:
+    return len(text) < MAX_WORD_LENGTH and _WORD.fullmatch(text) is not None
+
+
+def _pattern(text: str) -> str:
+    """Return a pattern of every spelling of a secret; of a word only where it is no part of a path or a name."""
+    spelled = "".join(map(_spellings, text))
+    return rf"(?:(?<=\\[nrt])|(?<![\w/.~-])){spelled}(?![\w/~-]|\.\w)" if _is_word(text) else spelled
 
 
 def _longest_run(text: str) -> str:
@@ -126,11 +147,38 @@ def url_secrets(url: str) -> set[str]:
         return {url}
     query = rest.partition("?")[2]
     secrets = {value for name, value in parse_qsl(query) if "password" in name.lower()}
-    _, has_password, password = rest.rpartition("@")[0].partition(":")
+    user, has_password, password = rest.rpartition("@")[0].partition(":")
     if has_password:
         decoded = {password, unquote(password), unquote_plus(password)}
         secrets |= decoded | {piece for text in decoded for piece in _PIECES.split(text)}
-    return secrets - {""}
+    # A password that is also a name is hidden inside a URL only: elsewhere it is that name.
+    database = rest.rpartition("@")[2].partition("?")[0].rpartition("/")[2]
+    return secrets - {"", user, database} - _PUBLIC_WORDS
+
+
+def messenger_secrets(urls: str) -> set[str]:
+    """Return the secrets of the messengers' URLs, separated by commas or blanks: each URL, and its parts."""
+    secrets: set[str] = set()
+    for url in re.split(r"[\s,]+", urls):
+        rest = url.partition("://")[2] or url
+        before, _, address = rest.rpartition("@") if "@" in rest.partition("?")[0] else ("", "", rest)
+        password = before.partition(":")[2]
+        path, _, query = address.partition("?")
+        parts = {rest, before, before.partition(":")[0], *path.split("/"), *re.split("[/:]", path)}
+        parts |= {value for _, value in parse_qsl(query)}
+        parts |= {unquote(part) for part in parts}
+        secrets |= {url, password, unquote(password)}
+        secrets |= {part for part in parts if len(part) >= MIN_URL_PART_LENGTH and not _is_own_address(part)}
+    return secrets - {""} - _PUBLIC_WORDS
+
+
+def _is_own_address(part: str) -> bool:
+    """Return true for the name or a number of this machine or of its network, with or without a port."""
+    host = re.split("[/:?]", part)[0]
+    try:
+        return host == "localhost" or ip_address(host).is_private
+    except ValueError:
+        return False
 
 
 _known_secrets: set[str] = set()
@@ -164,15 +212,19 @@ def mask_text(text: str) -> str:
 
 
 def mask_value(value: Any) -> Any:
-    """Return a value with every text in it masked; an object that is no plain value becomes its masked text."""
+    """Return a value with every text in it masked, but no key and no value of an exact field; an object that is no
+    plain value becomes its masked text."""
     match value:
         case str():
             return mask_text(value)
         case dict():
-            return {mask_value(key): mask_value(inner) for key, inner in value.items()}
+            return {
+                key: inner if key in EXACT_FIELDS and isinstance(inner, str) else mask_value(inner)
+                for key, inner in value.items()
+            }
         case list() | tuple() | set() | frozenset():
             return [mask_value(inner) for inner in value]
-        case None | bool() | int() | float():
+        case None | bool() | int() | float() | Decimal() | date():
             return value
         case _:
             shown = str(value)

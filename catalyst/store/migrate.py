@@ -88,6 +88,7 @@ async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
         for migration in files:
             if migration.name in pending:
                 await _apply(conn, migration)
+        await _grant_missing_rights(conn)  # on tables of a release that did not grant them itself
     return sorted(pending)
 
 
@@ -113,12 +114,45 @@ async def _applied(conn: Connection) -> dict[str, str]:
 async def _apply(conn: Connection, migration: Migration) -> None:
     async with conn.transaction():
         await conn.execute(migration.sql)
+        await _grant_missing_rights(conn)
         await conn.execute(
             "INSERT INTO schema_migrations (name, checksum, applied_at) VALUES ($1, $2, $3)",
             migration.name,
             migration.checksum,
             SystemClock().now(),
         )
+
+
+async def _grant_missing_rights(conn: Connection) -> None:
+    """Grant the roles, where the roles' SQL was run, their rights on our tables and sequences without any."""
+    relations = await conn.fetch(
+        """
+        SELECT c.oid::regclass::text AS name, c.relkind = 'S' AS is_sequence
+          FROM pg_class c, pg_roles app
+         WHERE app.rolname = 'catalyst_app' AND has_table_privilege(app.oid, 'schema_migrations', 'SELECT')
+           AND c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+           AND pg_has_role(c.relowner, 'USAGE')
+           AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(app.oid, c.oid, 'USAGE')
+                        ELSE has_table_privilege(app.oid, c.oid, 'SELECT') END
+        """
+    )
+    roles = await conn.fetch(
+        "SELECT rolname::text AS name FROM pg_roles WHERE rolname = ANY($1)", list(_RIGHTS)
+    )
+    for relation in relations:
+        for role in roles:
+            on_tables, on_sequences = _RIGHTS[role["name"]]
+            kind, rights = ("SEQUENCE", on_sequences) if relation["is_sequence"] else ("TABLE", on_tables)
+            if rights:
+                await conn.execute(f"GRANT {rights} ON {kind} {relation['name']} TO {role['name']}")
+    revoked = {
+        f"REVOKE {verbs} ON {name} FROM catalyst_app"
+        for verbs, names in REVOKED_RIGHTS.findall(_ROLES)
+        for name in names.split(", ")
+        if any(name == relation["name"] for relation in relations)
+    }
+    for statement in sorted(revoked):
+        await conn.execute(statement)
 
 
 def _compare(files: Sequence[Migration], applied: dict[str, str]) -> list[MigrationStatus]:
@@ -159,6 +193,14 @@ def roles_sql() -> str:
     return _ROLES
 
 
+# Rights of each role on a table and on a sequence, less those that the roles' SQL revokes from the daemon.
+_RIGHTS: Final = {
+    "catalyst_owner": ("ALL", "ALL"),
+    "catalyst_app": ("SELECT, INSERT, UPDATE", "USAGE"),
+    "catalyst_readonly": ("SELECT", ""),
+}
+REVOKED_RIGHTS: Final = re.compile(r"^REVOKE ([A-Z, ]+?) ON ([a-z_, ]+?) FROM catalyst_app;", re.M)
+
 _ROLES: Final = """\
 DO $$
 DECLARE
@@ -194,6 +236,20 @@ REVOKE INSERT ON daemon FROM catalyst_app;
 GRANT USAGE ON SCHEMA public TO catalyst_readonly;
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM catalyst_readonly;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO catalyst_readonly;
+
+-- What the owner creates later. Only a superuser or a member of the owner's role may say so; `migrate` grants it too.
+DO $$
+BEGIN
+    IF pg_has_role('catalyst_owner', 'USAGE') THEN
+        ALTER DEFAULT PRIVILEGES FOR ROLE catalyst_owner IN SCHEMA public
+            GRANT SELECT, INSERT, UPDATE ON TABLES TO catalyst_app;
+        ALTER DEFAULT PRIVILEGES FOR ROLE catalyst_owner IN SCHEMA public
+            GRANT USAGE ON SEQUENCES TO catalyst_app;
+        ALTER DEFAULT PRIVILEGES FOR ROLE catalyst_owner IN SCHEMA public
+            GRANT SELECT ON TABLES TO catalyst_readonly;
+    END IF;
+END $$;
+
 ALTER ROLE catalyst_readonly CONNECTION LIMIT 10;
 ALTER ROLE catalyst_readonly SET default_transaction_read_only = on;
 ALTER ROLE catalyst_readonly SET statement_timeout = '5s';

@@ -29,7 +29,7 @@ from asyncpg.pool import PoolConnectionProxy
 from catalyst.clock import Clock
 from catalyst.domain.errors import DatabaseContention, DatabasePooled, DatabaseUnavailable, InvariantBroken
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
-from catalyst.domain.secret_mask import mask_text, may_contain_secret
+from catalyst.domain.secret_mask import EXACT_FIELDS, mask_text, may_contain_secret
 from catalyst.store.driver_errors import is_outage, raise_translated, raise_unavailable, translated_errors
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -441,7 +441,7 @@ async def _skip_reset(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 def encode_json(value: object) -> bytes:
     """Return `value` as binary jsonb; Decimals as text, so that no digit is lost, only what PostgreSQL accepts, and
-    every secret masked."""
+    every secret masked, except in keys and exact fields."""
     try:
         text = orjson.dumps(value, default=_json_default, option=orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError:
@@ -453,7 +453,11 @@ def encode_json(value: object) -> bytes:
 
 def storable_text(text: str, limit: int = 65_536) -> str:
     """Return `text` as PostgreSQL can store it, at most `limit` characters: no NUL, no lone surrogate, no secret."""
-    return mask_text(text)[:limit].replace("\x00", "�").encode("utf-8", "replace").decode()
+    return _accepted_text(mask_text(text)[:limit])
+
+
+def _accepted_text(text: str) -> str:
+    return text.replace("\x00", "�").encode("utf-8", "replace").decode()
 
 
 def _storable_value(value: Any) -> Any:
@@ -461,7 +465,12 @@ def _storable_value(value: Any) -> Any:
         case str():
             return storable_text(value)
         case dict():
-            return {_storable_value(key): _storable_value(item) for key, item in value.items()}
+            return {
+                _accepted_text(key) if isinstance(key, str) else key: _accepted_text(item)
+                if key in EXACT_FIELDS and isinstance(item, str)
+                else _storable_value(item)
+                for key, item in value.items()
+            }
         case list() | tuple():
             return [_storable_value(item) for item in value]
         case _:

@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from catalyst.store.migrate import MIGRATIONS_FOLDER, SchemaNotCurrent, migrations, roles_sql
+from catalyst.store.migrate import (
+    MIGRATIONS_FOLDER,
+    REVOKED_RIGHTS,
+    SchemaNotCurrent,
+    migrations,
+    roles_sql,
+)
 from catalyst.store.pool import Connection
-
-# Privileges that the roles' SQL revokes from the daemon: one source for what it needs.
-_REVOKED: Final = re.compile(r"^REVOKE ([A-Z, ]+?) ON ([a-z_, ]+?) FROM catalyst_app;", re.M)
 
 _CREATE_OR_DROP: Final = re.compile(
     r"\b(CREATE|DROP)\s+(?:OR\s+REPLACE\s+)?(?:CONSTRAINT\s+)?(TRIGGER|FUNCTION)\s+(?:IF\s+EXISTS\s+)?(\w+)",
@@ -58,7 +61,7 @@ async def require_constraints(conn: Connection, *, folder: Path = MIGRATIONS_FOL
 def required_daemon_privileges(tables: Iterable[str]) -> set[tuple[str, str]]:
     """Return (table, verb) for every grant of the daemon's role on `tables`."""
     privileges = {(table, verb) for table in tables for verb in ("SELECT", "INSERT", "UPDATE")}
-    for verbs, names in _REVOKED.findall(roles_sql()):
+    for verbs, names in REVOKED_RIGHTS.findall(roles_sql()):
         privileges -= {(name.strip(), verb.strip()) for name in names.split(",") for verb in verbs.split(",")}
     return privileges
 

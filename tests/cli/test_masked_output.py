@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote, quote_plus
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from catalyst.cli import logs
 from catalyst.cli.masked_output import MaskedStream
+from catalyst.cli.output import print_result
 from catalyst.clock import ManualClock
 from catalyst.config.loader import load
 from catalyst.daemon.outage.spool import Spool, SpoolEntryKind
@@ -86,7 +88,7 @@ def test_no_way_out_shows_a_secret(secret: str, spelling: str):
     add_secrets([secret])
     shown = f"header {SPELLINGS[spelling](secret)} refused"
     outputs = {
-        "jsonb": encode_json({"error": shown, "deep": [{shown: (shown,)}], "quantity": 5}).decode(),
+        "jsonb": encode_json({"error": shown, "deep": [{"facts": (shown,)}], "quantity": 5}).decode(),
         "text": storable_text(shown, 60),
         "broker error": str(BrokerUnavailable(shown)),
         "rejection": OrderRejected("PRICE_RULE", shown).text,
@@ -120,6 +122,70 @@ def test_mask_shows_the_address_and_hides_the_password_of_a_url():
     assert "Sup3rS3cret" in url_secrets("postgresql://cat:12/Sup3rS3cret@127.0.0.1:1/db")
     add_secrets(url_secrets("postgresql://cat:p%2Fq%23r%20s@db/books"))
     assert mask_text("FATAL: password p/q#r s refused (p%2Fq%23r%20s)") == "FATAL: password *** refused (***)"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "tgram://123456789:AAE-tok3nTok3n/99887766",
+            "POST https://api.telegram.org/bot123456789:AAE-tok3nTok3n/sendMessage",
+        ),
+        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ", "https://hooks.slack.com/T1JJ3T3L2/x"),
+        ("jsons://reporter:s3cr3t%21pw@alerts-host/hook-7f3a9c", "login reporter s3cr3t!pw at alerts-host"),
+        ("jsons://alerts.example.com/a?token=t0k3nt0k3n", "Max retries: /a?token=t0k3nt0k3n"),
+    ],
+)
+def test_mask_hides_the_parts_of_a_messenger_s_url(url: str, shown: str, monkeypatch: pytest.MonkeyPatch):
+    """User, password, host and tokens of an alert URL are hidden, also in the address that its library calls."""
+    monkeypatch.setenv("ALERT_URL_CRITICAL", f"json://localhost:8080/,{url}")
+    load()
+    assert url.partition("://")[2] not in mask_text(f"cannot add {url}")
+    masked = mask_text(shown)
+    for part in ("AAE-tok3nTok3n", "T1JJ3T3L2", "reporter", "s3cr3t", "alerts-host", "t0k3nt0k3n"):
+        assert part not in masked
+    assert MASK in masked
+    assert mask_text("connect to http://localhost:8080/v2") == "connect to http://localhost:8080/v2"
+
+
+def test_mask_changes_no_key_and_no_field_that_the_daemon_reads_back(tmp_path: Path):
+    """A password that is a common word, and a number, stay in keys, paths, names, orders and the spool's facts."""
+    add_secrets(url_secrets("postgresql://catalyst:catalyst@db/catalyst"))
+    add_secrets(["purpose", "flatten", "123456"])
+    path = "/var/lib/catalyst/flatten/123456.json"
+    assert mask_text(f"wrote {path} with catalyst run") == f"wrote {path} with catalyst run"
+    assert mask_text("password flatten refused") == "password *** refused"
+    order = {
+        "client_order_id": "catalyst-123456-flatten",
+        "symbol": "AAPL",
+        "quantity": "123456",
+        "purpose": "flatten",
+    }
+    facts = {**order, "reason": "refused 123456"}
+    encoded = json.loads(encode_json({**facts, "shares": Decimal(123456), "count": 123456})[1:])
+    assert encoded == {**order, "reason": "refused ***", "shares": "123456", "count": 123456}
+    spool = Spool(tmp_path, "account")
+    assert spool.write(SpoolEntryKind.EXIT_ORDER, NOW, **facts)
+    (entry,) = spool.read().entries
+    assert entry.facts == {**order, "reason": "refused ***"}
+
+
+def test_json_on_stdout_stays_json_with_a_secret_number(monkeypatch: pytest.MonkeyPatch):
+    """The values of --json are masked before they become text; an unknown URL's mask ends at its text."""
+    add_secrets(["123456"])
+    screen = io.StringIO()
+    monkeypatch.setattr("sys.stdout", MaskedStream(screen))
+    facts = {
+        "shares": 123456,
+        "detail": "key 123456",
+        "url": "http://a:b",
+        "mail": "x@y",
+        "list": ["c:d", "e@f"],
+    }
+    print_result(facts, True, list)
+    assert json.loads(screen.getvalue()) == {**facts, "detail": "key ***"}
+    line = json.dumps(facts | {"detail": ""}).replace("123456", "1")
+    assert mask_text(line) == line
 
 
 def test_mask_hides_the_first_part_of_a_secret_in_a_cut_text():

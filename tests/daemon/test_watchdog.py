@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from catalyst.clock import BrokerLock, ManualClock, count_turns, separate_turns, waiting
+from catalyst.clock import ManualClock, TurnsLock, count_turns, separate_turns, waiting
 from catalyst.config.settings import Environment
 from catalyst.daemon.app import ExitCode
 from catalyst.daemon.runtime.change_signal import ChangeSignal
@@ -121,7 +121,7 @@ async def test_watchdog_asks_for_more_time_while_the_daemon_stops(
 
 
 @pytest.mark.promise("F094")
-@pytest.mark.parametrize("loop", ["stream", "position_protector", "stop_monitor"])
+@pytest.mark.parametrize("loop", ["stream", "position_protector", "stop_monitor", "stop_prices"])
 async def test_watchdog_stops_notifying_while_a_watched_loop_hangs(
     manager: ServiceManager, clock: ManualClock, loop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,16 +180,103 @@ async def test_watchdog_stops_notifying_while_the_stream_consumer_waits_for_a_lo
         assert "late=['stream']" in capsys.readouterr().out
 
 
-async def test_task_that_waits_for_a_lock_of_the_broker_waits_for_the_broker(clock: ManualClock) -> None:
-    """A wait for the lock counts like a wait for the broker; holding it does not count."""
-    turns, lock = count_turns(), BrokerLock()
-    async with lock:
-        assert (turns.taken, turns.waits) == (2, 0)
-        waiting_for_lock = asyncio.create_task(lock.acquire())
-        await clock.wait_until_quiet()
-        assert turns.waits == 1
-    assert await waiting_for_lock
-    assert (turns.taken, turns.waits) == (4, 0)
+@pytest.mark.promise("F094")
+@pytest.mark.parametrize("hung", ["stop_monitor", "stop_prices"])
+async def test_watchdog_stops_notifying_while_one_loop_of_the_stop_monitor_hangs(
+    database: str,
+    manager: ServiceManager,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    hung: str,
+) -> None:
+    """The one of the two loops that goes on does not feed the watchdog for the other."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    async with open_scenario(database) as scenario:
+        monitor = scenario.components.stop_monitor
+        check, refresh = monitor.check_positions, monitor.refresh_prices
+
+        async def hang_in_check(*, read_broker: bool = True) -> None:
+            await (asyncio.Event().wait() if read_broker else check(read_broker=False))
+
+        async def hang_in_refresh() -> None:
+            await asyncio.Event().wait()
+            await refresh()
+
+        if hung == "stop_monitor":
+            monkeypatch.setattr(monitor, "check_positions", hang_in_check)
+        else:
+            monkeypatch.setattr(monitor, "refresh_prices", hang_in_refresh)
+        await manager.read_while_advancing(scenario.clock, timedelta(minutes=1))
+        capsys.readouterr()
+        stuck = await manager.read_while_advancing(scenario.clock, timedelta(minutes=1))
+        assert "WATCHDOG=1" not in stuck
+        assert hung in scenario.components.supervisor.turns
+
+
+async def test_search_for_the_outcome_of_an_order_counts_apart(database: str) -> None:
+    """A task that looks for an order at the broker takes no turn of the loop that started it."""
+    async with open_scenario(database) as scenario:
+        row = await scenario.given_position("AAPL", 10)
+        turns = count_turns()
+        await scenario.components.submission.resolution.start(row)
+        assert turns.count() == (0, False)
+
+
+async def test_task_that_waits_for_a_lock_waits_while_its_holder_does(clock: ManualClock) -> None:
+    """Who waits for a lock waits and takes turns with the holder: not while the holder does nothing, and not with
+    what the holder's other tasks do. Two that wait for each other wait for nothing."""
+    lock, other_lock, idle, answered = TurnsLock(), TurnsLock(), asyncio.Event(), asyncio.Event()
+
+    async def hold_lock() -> None:
+        async with lock:
+            await idle.wait()
+            with waiting():
+                await answered.wait()
+            async with other_lock:
+                pass
+
+    async def wait_for_lock() -> None:
+        async with other_lock, lock:
+            pass
+
+    apart = asyncio.create_task(clock.sleep(timedelta(hours=1)))  # counts for both, outside the lock
+    holder = asyncio.create_task(hold_lock())
+    await clock.wait_until_quiet()
+    context = separate_turns()
+    turns = context.run(count_turns)
+    waiter = asyncio.create_task(wait_for_lock(), context=context)
+    await clock.wait_until_quiet()
+    assert turns.count() == (0, False)
+    idle.set()
+    await clock.wait_until_quiet()
+    assert turns.count() == (1, True)
+    answered.set()
+    await clock.wait_until_quiet()
+    assert turns.count() == (2, False)
+    holder.cancel()
+    await waiter
+    assert turns.count() == (0, False)
+    apart.cancel()
+
+
+@pytest.mark.promise("F094")
+async def test_watchdog_stays_fed_while_a_loop_waits_for_a_lock_whose_holder_waits(
+    database: str, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream consumer waits for the ledger's lock while its holder waits for a slow database: a restart would
+    not help."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 10)
+        manager.read_datagrams()
+        async with scenario.components.ledger.write_lock():
+            with waiting():
+                scenario.clock._advance_conditions.clear()  # time goes on although a frame is not applied
+                scenario.print_trade("AAPL", "150.00")  # the stop fills: a trade update arrives
+                slow = await manager.read_while_advancing(scenario.clock, timedelta(minutes=1))
+        assert slow.count("WATCHDOG=1") == 12
 
 
 async def test_turns_of_a_task_with_a_context_of_its_own_count_apart(clock: ManualClock) -> None:

@@ -1,11 +1,15 @@
 """Database roles: each has the rights it needs and no more."""
 
+import shutil
+from pathlib import Path
+
 import asyncpg
 import pytest
 from store.raw_rows import AT, RawRows
 
 from catalyst.store import migrate
-from catalyst.store.pool import Store
+from catalyst.store.pool import Connection, Store, connected
+from catalyst.store.schema_checks import require_privileges
 
 FORBIDDEN = {
     "catalyst_app": [
@@ -109,4 +113,51 @@ async def test_read_only_role_has_time_and_connection_limits(granted: RawRows, s
 async def store_settings(raw_rows: RawRows):
     return await raw_rows.conn.fetchrow(
         "SELECT rolconnlimit, rolconfig FROM pg_roles WHERE rolname = 'catalyst_readonly'"
+    )
+
+
+@pytest.mark.parametrize("migrator", ["", "catalyst_owner"])
+async def test_upgrade_of_a_database_with_roles_grants_the_new_tables(
+    empty_database: str, tmp_path: Path, migrator: str
+):
+    """A database of an older release with roles is migrated, by its creator or by the owner's role: the daemon's role
+    passes the checks of a start, and the read-only role reads the new table."""
+    for path in sorted(migrate.MIGRATIONS_FOLDER.glob("*.sql"))[:7]:
+        shutil.copy(path, tmp_path)
+    await migrate.migrate(empty_database, folder=tmp_path)
+    async with connected(empty_database, "test") as conn:
+        await conn.execute(migrate.roles_sql())
+        if migrator:
+            await give_to_owner_role(conn)
+    separator = "&" if "?" in empty_database else "?"
+    await migrate.migrate(f"{empty_database}{separator}role={migrator}" if migrator else empty_database)
+    async with connected(f"{empty_database}{separator}role=catalyst_app", "test") as conn:
+        await migrate.require_current(conn)
+        await require_privileges(conn)
+        assert await conn.fetchval("SELECT count(*) FROM alert_deliveries") == 0
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute("DELETE FROM alert_deliveries")
+    async with connected(f"{empty_database}{separator}role=catalyst_readonly", "test") as conn:
+        assert await conn.fetchval("SELECT count(*) FROM alert_deliveries") == 0
+
+
+async def give_to_owner_role(conn: Connection) -> None:
+    """Let the owner's role own what the first migrations created."""
+    await conn.execute(
+        """
+        DO $$
+        DECLARE
+            made text;
+        BEGIN
+            FOR made IN SELECT format('%s %s', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, oid::regclass)
+                          FROM pg_class
+                         WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v') LOOP
+                EXECUTE 'ALTER ' || made || ' OWNER TO catalyst_owner';
+            END LOOP;
+            FOR made IN SELECT oid::regprocedure::text FROM pg_proc
+                         WHERE pronamespace = 'public'::regnamespace LOOP
+                EXECUTE 'ALTER FUNCTION ' || made || ' OWNER TO catalyst_owner';
+            END LOOP;
+        END $$
+        """
     )

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import Broker, Priority
-from catalyst.clock import Clock
+from catalyst.clock import Clock, separate_turns
 from catalyst.daemon.exits.exit_orders import exit_order, repriced_target, target_to_reprice
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
@@ -128,7 +128,7 @@ class SafeExit:
             task = self._tasks.get(intent.position_id)
             if task is None or task.done():
                 self._tasks[intent.position_id] = asyncio.create_task(
-                    self._run_intent(intent), name=f"exit-{intent.position_id}"
+                    self._run_intent(intent), name=f"exit-{intent.position_id}", context=separate_turns()
                 )
 
     async def _run_intent(self, intent: ExitIntent) -> None:

@@ -8,7 +8,6 @@ The rows may come from the cache: the writing statement checks that they are unc
 one statement is made again from locked rows.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -16,7 +15,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import Broker, Priority
-from catalyst.clock import Clock
+from catalyst.clock import Clock, TurnsLock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.report_log import log_decision
@@ -65,11 +64,11 @@ class OrderLedger:
     orphan_found: ChangeSignal = field(default_factory=ChangeSignal)
     stale_reports: int = 0
     symbols: SymbolStates = field(default_factory=SymbolStates)
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _lock: TurnsLock = field(default_factory=TurnsLock)
     # Working orders as last written or read, by client order id, oldest first.
     _row_cache: dict[str, OrderRow] = field(default_factory=dict)
 
-    def write_lock(self) -> asyncio.Lock:
+    def write_lock(self) -> TurnsLock:
         """Return the writer lock; while it is held, no broker report is written."""
         return self._lock
 

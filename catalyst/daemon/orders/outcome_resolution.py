@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import Broker, Priority
-from catalyst.clock import Clock
+from catalyst.clock import Clock, separate_turns
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.open_requests import OpenRequests, priority_of, request_of
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
@@ -48,7 +48,9 @@ class OutcomeResolution:
         """Return the running task that resolves the row; start one when there is none."""
         task = self._tasks.get(row.order_id)
         if task is None or task.done():
-            task = asyncio.create_task(self._resolve(row), name=f"resolve-{row.order_id}")
+            task = asyncio.create_task(
+                self._resolve(row), name=f"resolve-{row.order_id}", context=separate_turns()
+            )
             task.add_done_callback(_log_failure)
             self._tasks[row.order_id] = task
         return task

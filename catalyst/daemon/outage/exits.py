@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import Broker, Priority
-from catalyst.clock import BrokerLock, Clock
+from catalyst.clock import Clock, TurnsLock
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.open_requests import OpenRequests
@@ -92,7 +92,7 @@ class OutageExit:
     spool: Spool
     proofs: FlatProofFiles
     clock: Clock
-    lock: BrokerLock = field(default_factory=BrokerLock)
+    lock: TurnsLock = field(default_factory=TurnsLock)
     _cancels: CancelThrottle[str] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
     _accepted_orders: dict[str, str] = field(default_factory=dict)  # client order id → symbol
     _not_found: dict[int, NotFoundCount] = field(default_factory=dict)  # by order id

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import Priority
-from catalyst.clock import Clock
+from catalyst.clock import Clock, separate_turns
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
@@ -125,7 +125,9 @@ class PositionProtector:
             task = self._tasks.get(position.position_id)
             if task is None or task.done():
                 self._tasks[position.position_id] = asyncio.create_task(
-                    self._check_isolated(position.position_id), name=f"protect-{position.position_id}"
+                    self._check_isolated(position.position_id),
+                    name=f"protect-{position.position_id}",
+                    context=separate_turns(),
                 )
         return has_unconfirmed
 

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import Broker
-from catalyst.clock import BrokerLock, Clock
+from catalyst.clock import Clock, TurnsLock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
@@ -93,7 +93,7 @@ class Reconciler:
     _passes: PassesDue = field(default_factory=PassesDue)
     _own_symbols_read_at: datetime | None = None
     _cached_rows: "reconciliation.RowCache" = field(default_factory=dict)  # rows of the previous pass
-    _pass_lock: BrokerLock = field(default_factory=BrokerLock)
+    _pass_lock: TurnsLock = field(default_factory=TurnsLock)
 
     def __post_init__(self, broker: Broker, account_status: AccountStatus) -> None:
         self.reader = BrokerReader(broker, account_status, self.clock)

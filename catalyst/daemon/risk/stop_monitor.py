@@ -5,7 +5,6 @@ request until it must act. An exit needs two different observations beyond the l
 database outage the monitor uses the last known state and the broker's positions, and exits through the spool.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from catalyst.clock import Clock
+from catalyst.clock import Clock, TurnsLock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
@@ -82,19 +81,11 @@ class StopMonitor:
     _breaches: dict[int, Breach] = field(default_factory=dict)  # by position id
     _refresh_requested: ChangeSignal = field(default_factory=ChangeSignal)  # requests a price refresh at once
     _checked_version: int | None = None  # version of `unprotected_changed` at the last completed tick
-    _tick_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _tick_lock: TurnsLock = field(default_factory=TurnsLock)
 
     async def run(self) -> None:
-        """Run two loops until cancelled, so that a slow response with prices does not delay the checks.
-
-        Each runs every 30 s, and every second while a position is unprotected or beyond its stop. One refreshes
-        prices and checks with them, the other reads the positions and checks them.
-        """
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._run_price_refresh(), name="prices")
-            await self._run_checks()
-
-    async def _run_checks(self) -> None:
+        """Read the positions and check them until cancelled: every 30 s, and every second while a position is
+        unprotected or beyond its stop."""
         await run_on_signal(
             self.unprotected_time.unprotected_changed,
             self.clock,
@@ -102,7 +93,12 @@ class StopMonitor:
             self._interval,
         )
 
-    async def _run_price_refresh(self) -> None:
+    async def run_price_refresh(self) -> None:
+        """Refresh prices and check with them, as often as `run` does, until cancelled.
+
+        It is a loop of its own, so that a slow response with prices does not delay the checks, and so that the
+        watchdog finds the one that hangs although the other runs.
+        """
         await run_on_signal(self._refresh_requested, self.clock, self._refresh_and_check, self._interval)
 
     async def _check_and_request_refresh(self) -> None:

@@ -24,12 +24,12 @@ log = structlog.get_logger()
 
 # Loops that run until the daemon stops; one that ends earlier is a defect.
 ENDLESS_LOOPS: Final = frozenset(
-    {"exits", "position_protector", "entry_expiry", "stop_monitor", "daily_loss_limit", "reconciler", "orphans",
-     "safe_mode", "account_lease", "heartbeat"}
+    {"exits", "position_protector", "entry_expiry", "stop_monitor", "stop_prices", "daily_loss_limit", "reconciler",
+     "orphans", "safe_mode", "account_lease", "heartbeat"}
 )  # fmt: skip
 
 # Loops that must take turns: they apply the stream, keep the stops at the broker, and watch prices and the database.
-WATCHED_LOOPS: Final = frozenset({"stream", "position_protector", "stop_monitor"})
+WATCHED_LOOPS: Final = frozenset({"stream", "position_protector", "stop_monitor", "stop_prices"})
 MAX_TIME_WITHOUT_TURN: Final = timedelta(seconds=10)
 STOP_EXTENSION: Final = timedelta(seconds=30)  # time that each feed of a stopping daemon asks for
 FEEDS_PER_TIMEOUT: Final = 6  # a loop that is late once or twice costs no restart
@@ -93,10 +93,10 @@ class Watchdog:
         """Return the watched loops that took no turn for MAX_TIME_WITHOUT_TURN and wait for nothing outside."""
         now, late = self.clock.now(), []
         for name in sorted(WATCHED_LOOPS & self.supervisor.turns.keys()):
-            turns = self.supervisor.turns[name]
-            taken, since = self._turns.get(name, (-1, now))
-            if turns.waits or turns.taken != taken:
-                self._turns[name] = (turns.taken, now)
+            taken, waits = self.supervisor.turns[name].count()
+            last_taken, since = self._turns.get(name, (-1, now))
+            if waits or taken != last_taken:
+                self._turns[name] = (taken, now)
             elif now - since >= MAX_TIME_WITHOUT_TURN:
                 late.append(name)
         return late
