@@ -275,8 +275,8 @@ async def test_approval_in_last_minutes_is_refused(database: str) -> None:
 
 @pytest.mark.promise("C22")
 async def test_overnight_position_is_protected_and_sold_at_open(database: str) -> None:
-    """A position carried overnight by a crash is protected before the open and sold at it; no entry is
-    allowed before."""
+    """A position carried overnight by a crash gets a stop before the open, which works from the open on, and is sold
+    then; no entry is allowed before."""
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
@@ -290,7 +290,9 @@ async def test_overnight_position_is_protected_and_sold_at_open(database: str) -
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["carried"]
-        assert position["protected_at"] is not None
+        assert position["protected_at"] is None  # the stop waits for the open
+        waiting = "SELECT count(*) FROM orders WHERE order_purpose = 'stop_loss' AND status = 'accepted'"
+        assert await scenario.conn.fetchval(waiting) == 1
         assert (await scenario.send_command("approve", proposal_id=await insert_proposal(scenario, "MSFT")))[
             "ok"
         ] is False
