@@ -137,26 +137,25 @@ def _result_line(result: dict[str, str | None]) -> str:
 
 
 def _render(found: "Sequence[Alert]") -> "Iterator[RenderableType]":
+    """Render each alert in lines: what, the message, which wraps and is never cut, and what became of it."""
+    from rich.padding import Padding
     from rich.text import Text
 
-    from catalyst.report.terminal import new_table, new_york_datetime
+    from catalyst.report.terminal import new_york_datetime
 
     if not found:
         yield "no alerts"
         return
-    table = new_table("no", "raised", "severity", "event", "message", "sent", "acknowledged", right=("no",))
     styles = {"CRITICAL": "bold red", "WARNING": "yellow"}
     for alert in found:
-        again = f" (+{alert.repeats})" if alert.repeats else ""
-        table.add_row(
-            str(alert.alert_id),
-            new_york_datetime(alert.created_at),
-            Text(alert.severity, style=styles.get(alert.severity, "")),
-            alert.event + again,
-            alert.message,
-            "no" if alert.delivered_at is None else new_york_datetime(alert.delivered_at),
-            "" if alert.acknowledged_by is None else alert.acknowledged_by,
-        )
-    yield table
+        line = Text(f"{alert.alert_id:>5}  ")
+        line.append(f"{alert.severity:<8}", style=styles.get(alert.severity, ""))
+        line.append(f"  {new_york_datetime(alert.created_at)}  {alert.event}")
+        yield line
+        yield Padding(Text(alert.message), (0, 0, 0, 7))
+        facts = ["not sent" if alert.delivered_at is None else "sent"]
+        facts += [f"{alert.repeats} times again"] if alert.repeats else []
+        facts += [f"acknowledged by {alert.acknowledged_by}"] if alert.acknowledged_by else []
+        yield Padding(Text(", ".join(facts), style="dim"), (0, 0, 1, 7))
     errors = {alert.last_error for alert in found if alert.last_error}
     yield from sorted(f"not sent: {error}" for error in errors)
