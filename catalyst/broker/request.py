@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version as installed
 from typing import Final, Literal, Protocol
 
 from catalyst.domain.errors import BrokerUnavailable
+from catalyst.installation import VERSION
 
 Verb = Literal["GET", "POST", "PATCH", "DELETE"]
 Params = Mapping[str, str | int]
@@ -91,4 +91,4 @@ class Endpoint:
 
     @property
     def user_agent(self) -> str:
-        return f"catalyst/{installed('catalyst')} epoch/{self.epoch}"
+        return f"catalyst/{VERSION} epoch/{self.epoch}"
