@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from catalyst.domain.ids import PREFIX
 from catalyst.domain.order import WORKING, OrderState, PositionSide, Purpose, Side, Status
 from catalyst.domain.position import PositionState
 
@@ -52,6 +53,11 @@ class OrderRow:
     broker_filled_at: datetime | None = None
     broker_canceled_at: datetime | None = None
     broker_expired_at: datetime | None = None
+
+    @property
+    def is_of_another_catalyst(self) -> bool:
+        """True for an external order with the id of a Catalyst: its row is not ours to act on."""
+        return self.origin == "external" and self.client_order_id.startswith(PREFIX)
 
     @property
     def state(self) -> OrderState:

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from catalyst.domain.ids import client_order_id
 from tests.conftest import PostgresServer, database_name
 from tests.dbfaults.proxied_scenario import assert_sent_once
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
@@ -129,7 +128,7 @@ async def test_own_exit_without_position_is_treated_as_external(database: str) -
     external order."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("MSFT", "190.00")
-        exit_id = client_order_id("an unknown position", "x", 0)
+        exit_id = scenario.own_order_id("an unknown position", "x")
         bid = {
             "symbol": "MSFT",
             "side": "buy",

@@ -121,6 +121,8 @@ class OrphanPositions:
                 return needs_step
         else:
             self._suspected_quantity.pop(orphan.orphan_id, None)
+        if orphan.cause == UNEXPLAINED and self.ledger.symbols.symbols(SymbolReason.ANOTHER_CATALYST):
+            return False  # another Catalyst protects or exits them
         if orphan.cause == OVERSOLD or self.config.reconcile.orphans == "close":
             return await self._exit_orphan(orphan, rows, working, min(quantity, orphan.quantity))
         if self.config.reconcile.orphans == "alert":
@@ -279,9 +281,9 @@ class OrphanPositions:
         if step.action is ProtectionAction.CANCEL_EXITS:
             await self._cancel_orders(working, step.reason)
         elif step.action is ProtectionAction.PLACE and held is not None:
-            await self._place_protection(
-                orphan, previous_orders, held.current_price or held.entry_price, step
-            )
+            reference = held.current_price or held.entry_price
+            if reference is not None:  # otherwise the next read may have a price
+                await self._place_protection(orphan, previous_orders, reference, step)
         return True
 
     async def _place_protection(
@@ -367,7 +369,12 @@ class OrphanPositions:
     ) -> NewOrder:
         role = "ox" if purpose is Purpose.EXIT else "op"
         return NewOrder(
-            client_order_id=client_order_id(f"orphan|{orphan.orphan_id}|{orphan.found_at.isoformat()}", role, attempt),
+            client_order_id=client_order_id(
+                self.submission.installation,
+                f"orphan|{orphan.orphan_id}|{orphan.found_at.isoformat()}",
+                role,
+                attempt,
+            ),
             symbol=orphan.symbol,
             purpose=purpose,
             position_side=orphan.side,
