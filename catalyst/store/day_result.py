@@ -75,7 +75,7 @@ class DayResult:
 
 @dataclass(frozen=True, slots=True)
 class BookedFills:
-    """Sums of one order's executions in the tables: shares, and dollars."""
+    """Sums of one order's executions in the database: shares, and dollars."""
 
     broker_id: str
     symbol: str

@@ -56,6 +56,32 @@ async def fill_entry_partly(scenario: Scenario) -> None:
     assert await scenario.count_submitted("AAPL") == 2
 
 
+async def forget_the_day(scenario: Scenario) -> None:
+    """Delete the cycle of the day: the copy is of the evening before."""
+    await scenario.conn.execute("DELETE FROM trading_cycles")
+
+
+async def hold_shares(scenario: Scenario) -> None:
+    """Buy 20 AAPL; the entry and its legs have no row in the copy."""
+    await scenario.given_position("AAPL", 20)
+
+
+async def test_shares_bought_today_are_not_sold_as_carried(postgres: PostgresServer, database: str) -> None:
+    """Given a backup of the evening before, when the daemon starts after a purchase, then the adopted position is of
+    today: it belongs to the day's cycle, is not carried, and keeps its stop."""
+    async with open_restored_scenario(
+        postgres, database, before_copy=forget_the_day, after_copy=hold_shares
+    ) as scenario:
+        await scenario.advance(minutes=5)
+        assert scenario.held_qty("AAPL") == 20
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert (position["carried"], position["protected_at"] is not None) == (False, True)
+        assert position["cycle_id"] == await scenario.conn.fetchval("SELECT cycle_id FROM trading_cycles")
+        assert await scenario.count_submitted("AAPL") == 1
+        await scenario.assert_consistent()
+
+
 async def test_protection_with_lost_rows_is_adopted(postgres: PostgresServer, database: str) -> None:
     """Given an entry and an OCO without rows, when the daemon starts, then both are adopted, the shares stay
     protected by the same orders and no order is sent again."""

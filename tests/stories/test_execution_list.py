@@ -1,4 +1,4 @@
-"""The proof compares all that the broker's execution list holds with all that the tables hold."""
+"""The proof compares all that the broker's account activities hold with all that the database holds."""
 
 import orjson
 
@@ -91,8 +91,8 @@ async def test_missing_activities_forbid_a_write_off(database: str) -> None:
 
 
 async def test_sale_that_only_the_broker_knows_makes_the_proof_fail(database: str) -> None:
-    """A written-off position has a sale in the broker's list that the tables lack: the proof names its shares and
-    dollars, although every position of the tables agrees with the fills of its own orders."""
+    """The broker's activities hold a sale that the database lacks: the proof names its shares and
+    dollars, although every position agrees with the fills of its own orders."""
     async with open_scenario(database) as scenario:
         await buy_and_stop_out(scenario)
         execution = scenario.server.exchange.state.executions[-1]

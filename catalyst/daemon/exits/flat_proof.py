@@ -1,8 +1,8 @@
 """Flat proof: what broker and database show at the end, compared share by share and cent by cent.
 
-The broker's execution list is the judge. Every fill of the day must be in the tables, and every fill of the tables in
-the list; a fill that could not be booked, a position that was written off and a row that could not be read make it no
-proof. Shares that our orders did not buy, and orders that are not ours, are listed and do not count.
+The account activities are the judge. Every fill of the day must be in the database, and every fill of the database
+in the activities; a fill that could not be booked, a position that was written off and a row that could not be read
+make it no proof. Shares that our orders did not buy, and orders that are not ours, are listed and do not count.
 """
 
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ class FlatProof:
 
     @property
     def proven(self) -> bool:
-        """True when it is flat, and tables and execution list agree completely."""
+        """True when it is flat, and database and account activities agree completely."""
         return self.flat and self.result is not None and not self.result.contradictions
 
     @property
@@ -161,7 +161,7 @@ class ProofReader:
         return len(held) - len(external), external
 
     async def _compare_results(self, since: datetime, symbols: set[str]) -> tuple[DayResult | None, int]:
-        """Compare the day in the tables with the broker's execution list; return None when it could not be read, and
+        """Compare the day in the database with the account activities; return None when these could not be read, and
         the number of its unreadable rows.
 
         Where they differ, book missing fills and compare again, up to MAX_RESULT_ATTEMPTS; then enter SAFE mode (I9).

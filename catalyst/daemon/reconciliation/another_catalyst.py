@@ -49,12 +49,12 @@ class AnotherCatalyst:
 
         Only a `complete` list, with the orders of earlier days that still work, ends the evidence.
         """
-        own_ids = {row.alpaca_order_id for row in rows if row.origin != "external"}
+        own_ids = {row.client_order_id for row in rows if row.origin != "external"}
         now = self.clock.now()
         others = [
             report
             for report in reports
-            if report.broker_id not in own_ids
+            if report.client_order_id not in own_ids  # an id of before has no installation
             and is_of_another_catalyst(report.client_order_id, self.installation)
             and any(_is_recent(order, now) for order in (report, *report.legs))
         ]

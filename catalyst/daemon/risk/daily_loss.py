@@ -48,19 +48,24 @@ class DailyLossLimit:
     clock: Clock
     config: CurrentConfig
     emergency_stop: EmergencyStop
-    cycle_id: str | None = None  # set by `begin` together with the equity and the flags of this cycle
-    start_equity: Decimal | None = None
+    cycle_id: str | None = None  # set by `begin` together with the flags of this cycle
     _warned: bool = False
     _stopped: bool = False
     _unrecorded_reason: str | None = None  # reason of a stop that the database has not recorded yet
     _exits_remaining: bool = False  # after such a stop a position remains that could be exited
+
+    @property
+    def start_equity(self) -> Decimal | None:
+        """Return the account's equity at the start of the day."""
+        cycle = self.comparison.cycle
+        return None if cycle is None else cycle.start_equity
 
     async def begin(self, cycle: CycleRow) -> None:
         """Check this cycle from now on. A warning or stop that a previous run recorded is not repeated."""
         async with self.store.read() as conn:
             warned = await risk_events.last_of(conn, "DAILY_LOSS_WARNING")
             stopped = await risk_events.last_of(conn, "EMERGENCY_STOP")
-        self.cycle_id, self.start_equity = cycle.cycle_id, cycle.start_equity
+        self.cycle_id = cycle.cycle_id
         self.comparison.begin(cycle)
         self._warned = warned is not None and warned.cycle_id == cycle.cycle_id
         self._stopped = stopped is not None and stopped.cycle_id == cycle.cycle_id
