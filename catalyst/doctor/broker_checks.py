@@ -12,6 +12,7 @@ from catalyst.doctor.issues import Issue, IssueKind, Severity, new_issue
 from catalyst.domain.errors import BrokerError, BrokerUnavailable, NotFound
 from catalyst.domain.ids import is_ours
 from catalyst.domain.order import TERMINAL, PositionSide, Side, Status, status_of
+from catalyst.domain.position import whole_shares
 from catalyst.domain.protection import LIVE_STATUSES
 from catalyst.domain.report import Fill, OrderReport, PositionReport
 from catalyst.domain.rows import OrderRow, PositionRow
@@ -117,7 +118,8 @@ def _share_mismatches(database_facts: DatabaseFacts, broker_facts: BrokerFacts) 
         id_by_symbol[row.symbol] = row.position_id
     for symbol in sorted(qty_by_symbol.keys() | broker_facts.positions.keys()):
         our_qty = qty_by_symbol.get(symbol, ZERO)
-        broker_qty = broker_facts.positions[symbol].quantity if symbol in broker_facts.positions else ZERO
+        held = broker_facts.positions.get(symbol)
+        broker_qty = ZERO if held is None else whole_shares(held.quantity)
         if our_qty == broker_qty:
             continue
         external = our_qty == 0 and symbol not in database_facts.own_symbols

@@ -60,7 +60,10 @@ async def test_shares_that_catalyst_did_not_buy_do_not_fail_the_proof(database: 
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.server.exchange.state.account.positions["AAPL"].qty += Decimal("0.4")
-        await scenario.advance(seconds=5)
+        await scenario.advance(minutes=3)
+        assert len(await scenario.orders("AAPL")) == 3
+        assert scenario.components is not None
+        assert scenario.components.gate.refusal("AAPL") is None
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         assert scenario.held_qty("AAPL") == Decimal("0.4")

@@ -14,7 +14,7 @@ from catalyst.daemon.reconciliation.discrepancies import Discrepancy, Discrepanc
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import WORKING, PositionSide, Purpose
-from catalyst.domain.position import CloseReason
+from catalyst.domain.position import CloseReason, whole_shares
 from catalyst.domain.session import trading_date
 from catalyst.store import alerts, cycles, orders, orphans, quarantine
 from catalyst.store.pool import Store
@@ -121,7 +121,7 @@ class DiscrepancyActions:
         except BrokerError as error:
             log.warning("position_read_failed", symbol=position.symbol, error=str(error))
             return
-        if broker_position is not None and broker_position.quantity != 0:
+        if broker_position is not None and whole_shares(broker_position.quantity) != 0:
             return
         for row in rows:
             if row.alpaca_order_id is not None and not await self.ledger.fetch_missing_fills(
