@@ -160,6 +160,7 @@ def position_report(raw: object) -> PositionReport:
         entry_price=_amount_or_none(row, "avg_entry_price"),
         current_price=_amount_or_none(row, "current_price"),
         unrealized_pl=_amount_or_none(row, "unrealized_pl"),
+        intraday_pl=_amount_or_none(row, "unrealized_intraday_pl"),
         raw=row,
     )
 

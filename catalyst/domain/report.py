@@ -97,6 +97,7 @@ class PositionReport:
     entry_price: Decimal | None
     current_price: Decimal | None
     unrealized_pl: Decimal | None
+    intraday_pl: Decimal | None = None  # what it made since the last close
     raw: Raw = field(default_factory=dict[str, object], repr=False, compare=False)
 
 

@@ -1,10 +1,13 @@
 """The day's result is what our positions made: money and holdings that are not ours do not count."""
 
+from datetime import timedelta
 from decimal import Decimal
 
 from catalyst.daemon.shutdown import ExitCode
+from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import Scenario, open_scenario
 from tests.stories.test_flat_proofs import proof_files
+from tests.stories.test_orphan_positions import buy_by_hand
 
 LIMITS = {"max_daily_loss": 2_000, "warning_threshold_pct": 75}
 
@@ -25,6 +28,26 @@ async def test_withdrawal_is_no_loss(database: str) -> None:
         await scenario.admin("deposit", {"amount": "-2500"})
         await scenario.advance(minutes=5)
         assert scenario.held_qty("AAPL") == 20
+        assert await risk_events(scenario) == []
+        assert "ACCOUNT_DIFFERENCE" not in await scenario.alert_events()
+
+
+async def test_holding_of_a_person_is_no_loss_of_ours(database: str) -> None:
+    """A person's 100 TSLA lose 3,000 dollars, more than the loss limit: no stop, no warning, and the difference is
+    explained, on the day of the purchase by its trade and on the next by what the holding made."""
+    async with open_scenario(database, now=at("15:50"), once=False, risk=LIMITS) as scenario:
+        scenario.print_trade("TSLA", "190.00")
+        await scenario.advance(seconds=1)
+        await buy_by_hand(scenario, "TSLA", 100)
+        scenario.print_trade("TSLA", "160.00", after=1)
+        await scenario.advance(minutes=4)
+        assert await risk_events(scenario) == []
+        await scenario.crash()
+        await scenario.clock.advance_to(at("10:15", MONDAY + timedelta(days=1)))
+        await scenario.start()
+        scenario.print_trade("TSLA", "130.00")
+        await scenario.advance(minutes=4)
+        assert scenario.held_qty("TSLA") == 100
         assert await risk_events(scenario) == []
         assert "ACCOUNT_DIFFERENCE" not in await scenario.alert_events()
 

@@ -84,7 +84,6 @@ class AnotherCatalyst:
         self.gate.close(GATE_REASON, f"another Catalyst trades this account ({evidence})")
         if evidence in self._alerted:
             return
-        self._alerted.add(evidence)
         log.critical("another_catalyst_found", evidence=evidence, installation=self.installation)
         async with self.store.tx("alert") as conn:
             await alerts.raise_alert(
@@ -98,6 +97,7 @@ class AnotherCatalyst:
                 at=self.clock.now(),
                 window=ALERT_WINDOW,
             )
+        self._alerted.add(evidence)
 
 
 def _is_recent(order: OrderReport, now: datetime) -> bool:

@@ -197,7 +197,7 @@ class Reconciler:
         if reports is None:
             return ReconciliationResult(complete=False)
         rows = await self._read_rows(reports)
-        await self.another_catalyst.watch_orders(reports, rows, complete=True)
+        await self.another_catalyst.watch_orders(reports, rows, complete=not reports.unreadable_rows)
         applied = await self._apply_reports(reports, rows, source)
         snapshot = await self.reader.with_changed_fills(snapshot)
         booked = await self._apply_activities(snapshot, source)
@@ -208,7 +208,8 @@ class Reconciler:
                 await self.reader.read_positions()
             )  # orders changed since the positions were read
         snapshot = replace(snapshot, positions=broker_positions)
-        await self._watch_unreadable_rows(snapshot.unreadable_rows, complete=True)
+        all_read = broker_positions is not None and booked is not None
+        await self._watch_unreadable_rows(snapshot.unreadable_rows, complete=all_read)
         shares_compared = await self.comparison.compare_shares(broker_positions, source)
         if booked is None or broker_positions is None or not snapshot.account_read:
             return ReconciliationResult(complete=False, orders_applied=applied)
@@ -250,9 +251,8 @@ class Reconciler:
                 self.gate.reopen(UNREADABLE_ROWS)
             return
         text = f"{' and '.join(lists)} cannot be read"
-        is_new = UNREADABLE_ROWS not in self.gate.reasons
-        self.gate.close(UNREADABLE_ROWS, text)
-        if not is_new:
+        if UNREADABLE_ROWS in self.gate.reasons:
+            self.gate.close(UNREADABLE_ROWS, text)
             return
         async with self.store.tx("alert") as conn:
             await alerts.raise_alert(
@@ -264,6 +264,9 @@ class Reconciler:
                 at=self.clock.now(),
                 window=UNREADABLE_ALERT_WINDOW,
             )
+        self.gate.close(
+            UNREADABLE_ROWS, text
+        )  # after the alert: a failed commit is repeated by the next read
 
     async def _import_spool(self) -> bool:
         """Import the spool; false when the import could not read the broker or the file.

@@ -12,7 +12,6 @@ from typing import Final
 
 import structlog
 
-from catalyst.broker.parse import amount
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
@@ -109,11 +108,7 @@ class AccountComparison:
             own_symbols = {position.symbol for position in await positions.open_positions(conn)}
         held = await self.broker.positions()
         by_others = sum(
-            (
-                amount(position.raw, "unrealized_intraday_pl") or ZERO
-                for position in held
-                if position.symbol not in own_symbols
-            ),
+            (position.intraday_pl or ZERO for position in held if position.symbol not in own_symbols),
             ZERO,
         )
         return bool(held.unreadable_rows) or abs(difference - by_others) <= tolerated
