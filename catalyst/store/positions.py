@@ -195,19 +195,32 @@ async def set_levels(
     )
 
 
-async def mark_carried(conn: "Conn", cycle_id: str) -> list[str]:
-    """Mark every open position of an earlier cycle as carried; return the symbols that were not marked
-    before."""
+async def mark_carried(conn: "Conn", *, day_began_at: datetime) -> list[str]:
+    """Mark every open position that was entered before the day as carried; return the symbols that were not marked
+    before. The time of the first entry fill decides: a position without a cycle may be of today."""
     found = await conn.fetch(
         """
         UPDATE positions p SET carried = true FROM securities s
-         WHERE s.security_id = p.security_id AND p.status = 'open' AND NOT p.carried
-           AND p.cycle_id IS DISTINCT FROM $1
+         WHERE s.security_id = p.security_id AND p.status = 'open' AND NOT p.carried AND p.entry_time < $1
         RETURNING s.symbol
         """,
-        cycle_id,
+        day_began_at,
     )
     return sorted(record["symbol"] for record in found)
+
+
+async def set_missing_cycle(conn: "Conn", cycle_id: str, *, day_began_at: datetime) -> None:
+    """Give positions that were entered today before the day's cycle was opened, such as adopted ones, that cycle."""
+    await conn.execute(
+        """
+        UPDATE positions SET cycle_id = $1
+         WHERE cycle_id IS NULL AND NOT legacy AND entry_time >= $2
+           AND position_id = ANY(ARRAY(SELECT position_id FROM positions WHERE status = 'open'
+                                        UNION ALL SELECT position_id FROM positions WHERE exit_time >= $2))
+        """,
+        cycle_id,
+        day_began_at,
+    )
 
 
 async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
@@ -223,6 +236,25 @@ async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
     )
     assert record is not None  # an aggregate always returns a row
     return record["realized"], record["unrealized"]
+
+
+async def day_result(conn: "Conn", cycle_id: str) -> Decimal:
+    """Return the dollars that our positions made in the day of a cycle, realized and unrealized.
+
+    It is the result of the cycle, and what the positions carried into the day made since the day began. Transfers,
+    fees, dividends, interest and holdings that are not ours are no part of it.
+    """
+    realized, unrealized = await day_pnl(conn, cycle_id)
+    carried: Decimal = await conn.fetchval(
+        """
+        SELECT coalesce((SELECT sum(p.realized_pnl + p.unrealized_pnl) FROM positions p
+                          WHERE p.carried AND p.cycle_id IS DISTINCT FROM c.cycle_id
+                            AND (p.status = 'open' OR p.exit_time >= c.start_time)), 0) - c.carried_pnl
+          FROM trading_cycles c WHERE c.cycle_id = $1
+        """,
+        cycle_id,
+    )
+    return realized + unrealized + carried
 
 
 async def traded_symbols(conn: "Conn", *, since: datetime) -> set[str]:

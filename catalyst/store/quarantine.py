@@ -9,7 +9,8 @@ from catalyst.store.pool import Connection, encode_json, storable_text
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One input; `raw` is storable text, `raw_sha256` the hash of the received bytes."""
+    """One input; `raw` is storable text, `raw_sha256` the hash of the received bytes. With `order_id` it is a fill
+    of that order that could not be booked."""
 
     quarantine_id: int
     at: datetime
@@ -64,6 +65,31 @@ async def put_once(conn: Connection, *, source: str, reason: str, payload: objec
         return False
     await put(conn, source=source, reason=reason, payload=payload, at=at)
     return True
+
+
+async def has_unbooked_fill(conn: Connection, order_id: int, reason: str) -> bool:
+    """Return true when an unresolved row has this order and reason: the same fill was stored before."""
+    found: bool = await conn.fetchval(
+        """
+        SELECT EXISTS (SELECT 1 FROM quarantine WHERE order_id = $1 AND reason = $2 AND resolved_at IS NULL)
+        """,
+        order_id,
+        storable_text(reason, 1000),
+    )
+    return found
+
+
+async def symbols_with_unbooked_fills(conn: Connection, *, since: datetime) -> list[str]:
+    """Return the symbols with an unresolved fill that could not be booked, stored since then."""
+    found = await conn.fetch(
+        """
+        SELECT DISTINCT s.symbol FROM quarantine q JOIN orders o USING (order_id)
+          JOIN securities s ON s.security_id = o.security_id
+         WHERE q.resolved_at IS NULL AND q.at >= $1
+        """,
+        since,
+    )
+    return [record["symbol"] for record in found]
 
 
 async def unresolved(conn: Connection, limit: int = 100) -> list[Quarantined]:

@@ -6,7 +6,8 @@ from decimal import Decimal
 from store.raw_rows import AT, CYCLE, RawRows
 
 from catalyst.domain.order import PositionSide
-from catalyst.store import orders, orphans, positions
+from catalyst.domain.session import start_of_day, trading_date
+from catalyst.store import cycles, orders, orphans, positions
 
 YESTERDAY = "20260407-091500"
 
@@ -106,19 +107,46 @@ async def test_marks_extend_both_extremes_of_each_position(raw_rows: RawRows) ->
     ]
 
 
-async def test_position_is_carried_when_it_has_another_cycle_or_none(raw_rows: RawRows) -> None:
-    """Positions of an earlier day, also one without a cycle, are carried, and named once; those of today are not."""
+async def test_position_is_carried_when_it_was_entered_before_the_day(raw_rows: RawRows) -> None:
+    """Positions that were entered before the day are carried, and named once; one of today without a cycle is not,
+    and gets the cycle of the day."""
     await insert_yesterday(raw_rows)
-    symbols = ("AAPL", "MSFT", "TSLA")
+    symbols = ("AAPL", "MSFT", "TSLA", "NVDA")
     ids = [await raw_rows.insert_position(symbol=symbol) for symbol in symbols]
-    for position_id, cycle_id in zip(ids, (CYCLE, YESTERDAY, None), strict=True):
+    day_began_at = start_of_day(trading_date(AT))
+    entered = (AT, AT - timedelta(days=1), day_began_at - timedelta(seconds=1), day_began_at)
+    for position_id, cycle_id, at in zip(ids, (CYCLE, YESTERDAY, None, None), entered, strict=True):
         await raw_rows.conn.execute(
-            "UPDATE positions SET cycle_id = $2 WHERE position_id = $1", position_id, cycle_id
+            "UPDATE positions SET cycle_id = $2, entry_time = $3 WHERE position_id = $1",
+            position_id,
+            cycle_id,
+            at,
         )
-    assert await positions.mark_carried(raw_rows.conn, CYCLE) == ["MSFT", "TSLA"]
-    assert await positions.mark_carried(raw_rows.conn, CYCLE) == []
-    carried = [position.carried for position in await positions.open_positions(raw_rows.conn)]
-    assert carried == [False, True, True]
+    assert await positions.mark_carried(raw_rows.conn, day_began_at=day_began_at) == ["MSFT", "TSLA"]
+    assert await positions.mark_carried(raw_rows.conn, day_began_at=day_began_at) == []
+    await positions.set_missing_cycle(raw_rows.conn, CYCLE, day_began_at=day_began_at)
+    held = await positions.open_positions(raw_rows.conn)
+    assert [position.carried for position in held] == [False, True, True, False]
+    assert [position.cycle_id for position in held] == [CYCLE, YESTERDAY, None, CYCLE]
+
+
+async def test_result_of_a_carried_position_counts_from_the_start_of_the_day(raw_rows: RawRows) -> None:
+    """A position carried into the day with a loss of 60 that loses 30 more, and one of today that wins 5, make -25."""
+    await insert_yesterday(raw_rows)
+    old, new = [await raw_rows.insert_position(symbol=symbol) for symbol in ("AAPL", "MSFT")]
+    await raw_rows.conn.execute(
+        "UPDATE positions SET cycle_id = $2, entry_time = $3, unrealized_pnl = -60 WHERE position_id = $1",
+        old,
+        YESTERDAY,
+        AT - timedelta(days=1),
+    )
+    await positions.mark_carried(raw_rows.conn, day_began_at=start_of_day(trading_date(AT)))
+    await cycles.store_carried_pnl(raw_rows.conn, CYCLE)
+    assert await positions.day_result(raw_rows.conn, CYCLE) == 0
+    await positions.mark(
+        raw_rows.conn, [(old, Decimal(1), Decimal(-90)), (new, Decimal(1), Decimal(5))], at=AT
+    )
+    assert await positions.day_result(raw_rows.conn, CYCLE) == -25
 
 
 async def test_second_cancel_keeps_the_reason_of_the_first(raw_rows: RawRows) -> None:

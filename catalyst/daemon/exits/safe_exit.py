@@ -29,6 +29,7 @@ from catalyst.domain.errors import (
     NotFound,
     OrderRejected,
 )
+from catalyst.domain.ids import is_of_another_catalyst
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
@@ -287,7 +288,7 @@ class SafeExit:
         stop = next((row.stop_price for row in working if row.order_purpose is Purpose.STOP_LOSS), None)
         if target is None or stop is None:
             return False
-        repriced = repriced_target(target, stop, epoch=self.epoch)
+        repriced = repriced_target(target, stop, installation=self.submission.installation, epoch=self.epoch)
         log.warning(
             "take_profit_repriced",
             symbol=target.symbol,
@@ -335,7 +336,15 @@ class SafeExit:
     ) -> OrderRow:
         """Write and send the exit order, and cancel the orders that its rejection names."""
         sent = await self.submission.place(
-            exit_order(position, rows, intent, quantity, epoch=self.epoch), note=intent.reason
+            exit_order(
+                position,
+                rows,
+                intent,
+                quantity,
+                installation=self.submission.installation,
+                epoch=self.epoch,
+            ),
+            note=intent.reason,
         )
         log.info(
             "exit_sent", symbol=position.symbol, qty=str(quantity), reason=intent.reason, status=sent.status
@@ -354,6 +363,8 @@ class SafeExit:
         if rows and rows[0].origin != "external":
             await self.submission.cancel(rows[0], intent.purpose.upper())
             return
+        if rows and rows[0].is_of_another_catalyst:
+            return
         log.warning("external_order_cancel_requested", broker_id=broker_id, position_id=intent.position_id)
         try:
             await self.broker.cancel(broker_id)
@@ -369,8 +380,12 @@ class SafeExit:
         """
         has_open_orders = False
         try:
-            for report in await self.broker.orders(status="open", symbols=[symbol], priority=Priority.EXIT):
+            listed = await self.broker.orders(status="open", symbols=[symbol], priority=Priority.EXIT)
+            has_open_orders = bool(listed.unreadable_rows)
+            for report in listed:
                 has_open_orders = True
+                if is_of_another_catalyst(report.client_order_id, self.submission.installation):
+                    continue
                 if not await self.ledger.apply_report(report, "poll") or await self._is_external(
                     report.broker_id
                 ):
