@@ -1,5 +1,7 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
+# The tests start hundreds of processes; without this each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: setup foreign demo test lint bench crash-matrix random-faults mutants long lock docs clean
 
 # The stamp skips set-up until the lock changes.

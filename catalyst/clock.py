@@ -18,7 +18,9 @@ import struct
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import Context, ContextVar, copy_context
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -26,6 +28,45 @@ from typing import Final, Protocol, Self
 from zoneinfo import ZoneInfo
 
 NEW_YORK: Final = ZoneInfo("America/New_York")
+
+
+@dataclass(slots=True)
+class Turns:
+    """Turns of a loop and of the tasks that it starts: how often one began or ended a wait for time, the broker or the
+    database, and how many such waits last. Without a wait and without a new turn, the loop hangs or computes."""
+
+    taken: int = 0
+    waits: int = 0
+
+
+_turns: Final = ContextVar("turns", default=Turns())  # noqa: B039 -- counts what nobody watches
+
+
+def count_turns() -> Turns:
+    """Count the turns of the present task from now on, with those of the tasks that it starts."""
+    turns = Turns()
+    _turns.set(turns)
+    return turns
+
+
+def separate_turns() -> Context:
+    """Return a context for a new task whose turns do not count for the present one."""
+    context = copy_context()
+    context.run(count_turns)
+    return context
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Take a turn, wait in the block for something outside this process or for time, and take a turn."""
+    turns = _turns.get()
+    turns.taken += 1
+    turns.waits += 1
+    try:
+        yield
+    finally:
+        turns.waits -= 1
+        turns.taken += 1
 
 
 class Clock(Protocol):
@@ -75,14 +116,16 @@ class SystemClock:
         return datetime.now(UTC)
 
     async def sleep(self, duration: timedelta) -> None:
-        await asyncio.sleep(max(0.0, duration.total_seconds()))
+        with waiting():
+            await asyncio.sleep(max(0.0, duration.total_seconds()))
 
     async def sleep_until(self, at: datetime) -> None:
-        while (remaining_s := (at - self.now()).total_seconds()) > 0:  # noqa: ASYNC110 - the wall clock may be set
-            await asyncio.sleep(remaining_s)
+        with waiting():
+            while (remaining_s := (at - self.now()).total_seconds()) > 0:  # noqa: ASYNC110 - the wall clock may be set
+                await asyncio.sleep(remaining_s)
 
     def hold(self) -> AbstractContextManager[None]:
-        return nullcontext()
+        return waiting()
 
     def slow_down_briefly(self) -> None:
         """Do nothing: real time cannot be slowed."""
@@ -188,17 +231,19 @@ class ScaledClock:
         await self.sleep_until(self.now() + duration)
 
     async def sleep_until(self, at: datetime) -> None:
-        while (remaining_s := (at - self.now()).total_seconds()) > 0:
-            speed = self.speed
-            await asyncio.sleep(
-                min(remaining_s / speed, self._MAX_SLEEP_S) if speed > 0 else self._MAX_SLEEP_S
-            )
+        with waiting():
+            while (remaining_s := (at - self.now()).total_seconds()) > 0:
+                speed = self.speed
+                await asyncio.sleep(
+                    min(remaining_s / speed, self._MAX_SLEEP_S) if speed > 0 else self._MAX_SLEEP_S
+                )
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         self._begin_hold()
         try:
-            yield
+            with waiting():
+                yield
         finally:
             self._end_hold()
 
@@ -257,7 +302,8 @@ class ManualClock:
         entry = (at, next(self._order), alarm)
         heapq.heappush(self._alarms, entry)
         try:
-            await alarm.wait()
+            with waiting():
+                await alarm.wait()
         finally:
             if not alarm.is_set():  # cancelled: its alarm must not stop the clock
                 self._alarms.remove(entry)
@@ -267,7 +313,8 @@ class ManualClock:
     def hold(self) -> Iterator[None]:
         self._holds += 1
         try:
-            yield
+            with waiting():
+                yield
         finally:
             self._holds -= 1
 

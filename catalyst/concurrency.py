@@ -1,7 +1,7 @@
-"""Concurrent awaits that raise the first error only after all coroutines have ended."""
+"""Concurrent awaits that raise the first error only after all coroutines have ended, and the errors inside a group."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,3 +28,12 @@ async def gather_both(
     if isinstance(second_result, BaseException):
         raise second_result
     return first_result, second_result
+
+
+def leaf_errors(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors inside nested exception groups; an error that is not a group is yielded itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaf_errors(inner)
+    else:
+        yield error

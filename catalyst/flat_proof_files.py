@@ -16,6 +16,7 @@ import orjson
 import structlog
 
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
+from catalyst.domain.secret_mask import mask_value
 
 log = structlog.get_logger()
 
@@ -38,7 +39,7 @@ class FlatProofFiles:
     def write(self, at: datetime, facts: Mapping[str, object]) -> Path | None:
         """Write one proof and return its path; on a disk error log it and return None."""
         path = self.folder / f"{self.account_id}.{at:%Y%m%dT%H%M%S.%f}Z.json"
-        proof = {"account_id": self.account_id, "at": at.isoformat(), **facts}
+        proof = mask_value({"account_id": self.account_id, "at": at.isoformat(), **facts})
         reach(self.fault_point, WRITE_EFFECT, Moment.BEFORE)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -9,14 +9,18 @@ from pydantic import ValidationError
 
 from catalyst.config.schema import Config, Section
 
-# The weights must sum to 1, so no other value of one weight alone is valid.
+# Values of keys that a rule ties to others: the weights must sum to 1, a target must be worth its stop.
 SCORING = {"news": 0.25, "technical": 0.35, "momentum": 0.25, "volume": 0.15, "min_composite": 0.6}
+SCAN_WEIGHTS = {"weight_volume": 0.25, "weight_momentum": 0.4, "weight_gap": 0.15, "weight_liquidity": 0.2}
+LEVELS = {"default_stop_loss_pct": 3.0, "default_take_profit_pct": 10.0}
 
 
 def changed_config(config: Config) -> Config:
     """Return a valid configuration of which every value but the modes and the time zone differs from `config`."""
     tree = {name: _changed_section(getattr(config, name)) for name in Config.model_fields}
     tree["session"]["timezone"] = config.session.timezone
+    tree["scan"] |= SCAN_WEIGHTS
+    tree["positions"] |= LEVELS
     return Config.model_validate({**tree, "scoring": SCORING})
 
 
@@ -45,6 +49,6 @@ def _candidates(value: Any, choices: tuple[Any, ...]) -> Iterator[Any]:
         case int() | float() | Decimal():
             yield from (value + 1, value - 1, value * 2, value / 2)
         case tuple():
-            yield ("OTHER",)
+            yield from (("OTHER",), ("NYSE",))
         case _:
             yield from (Path("/other"), "other")

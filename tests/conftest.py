@@ -5,7 +5,9 @@ databases.
 """
 
 import asyncio
+import gc
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +27,7 @@ from hypothesis import HealthCheck, settings
 
 from catalyst import embedded
 from catalyst.clock import ManualClock
+from catalyst.domain.secret_mask import forget_secrets
 from catalyst.store import account_lock, migrate, pool
 from catalyst.store.pool import Store, open_store
 
@@ -36,11 +40,54 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # These databases need not survive a crash of the machine; all other settings are as in production.
 _FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off"}
 _FOLDER_PREFIX = "catalyst-tests-"
+_NO_STATEMENT = SimpleNamespace(name="none")  # a name: the driver need not prepare its own statement again
+_FIRST_NUMBER_OF_A_NEW_TYPE = 16_384  # PostgreSQL's FirstNormalObjectId
+
+
+# A server of the tests takes some 300 MB.
+_MEMORY_FOLDER = Path("/dev/shm")
+_MEMORY_FOLDER_MIN_BYTES = 4 << 30
+
+
+def _keep_temporary_files_in_memory() -> None:
+    """Create temporary files in memory where there is room, unless TMPDIR names a folder: a new database is three
+    hundred files, and a disk needs ten times as long for them."""
+    if "TMPDIR" in os.environ or not os.access(_MEMORY_FOLDER, os.W_OK | os.X_OK):
+        return
+    if shutil.disk_usage(_MEMORY_FOLDER).free >= _MEMORY_FOLDER_MIN_BYTES:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY_FOLDER)
+
+
+_keep_temporary_files_in_memory()
 
 
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of cores plus one: scenario tests wait half of their time for a server or process."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each of xdist's workers begin with its share of the slow tests: xdist gives every worker a run of
+    neighbours, and an idle worker takes over the last ones of another."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    seconds = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("slow"))}
+    slow = sorted(seconds, key=seconds.__getitem__, reverse=True)
+    others = [item for item in items if item not in seconds]
+    left = len(items)
+    items.clear()
+    for worker in range(workers):
+        size = left // (workers - worker)
+        share = slow[worker::workers]
+        items += share + others[: size - len(share)]
+        del others[: size - len(share)]
+        left -= size
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector skip what the collection created: hundreds of thousands of objects that stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass
@@ -89,6 +136,13 @@ def database_name(dsn: str) -> str:
     return urlsplit(dsn).path.lstrip("/")
 
 
+@pytest.fixture(autouse=True)
+def _forget_secrets() -> Iterator[None]:
+    """End each test without its secrets: tests share a process, and a secret of one may be a word of another."""
+    yield
+    forget_secrets()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def plain_log() -> None:
     """Print the log with plain tracebacks; a traceback with every local value takes seconds to draw."""
@@ -116,6 +170,25 @@ def long_database_limits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 30.0)
         patch.setattr(account_lock, "_PING_TIMEOUT_S", 30.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_array_types() -> Iterator[None]:
+    """Ask a server once for the description of a built-in type: it has the same number in every database, and the
+    driver's query costs each new connection fifteen milliseconds of the server."""
+    known: dict[int, Any] = {}
+    ask = asyncpg.Connection._introspect_types
+
+    async def introspect(conn: Any, numbers: Any, limit_s: float | None) -> tuple[list[Any], Any]:
+        if not all(number in known for number in numbers):
+            rows, statement = await ask(conn, numbers, limit_s)
+            known.update((row["oid"], row) for row in rows if row["oid"] < _FIRST_NUMBER_OF_A_NEW_TYPE)
+            return rows, statement
+        return [known[number] for number in numbers], _NO_STATEMENT
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "_introspect_types", introspect)
         yield
 
 

@@ -7,19 +7,22 @@ of a client, B of the exchange, F for faults, I for invariants, L for levels of 
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 TestNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def functions_of_tests() -> Iterator[tuple[Path, TestNode]]:
-    """Yield every test function of this folder with its file, skipped tests included."""
-    for path in sorted(TESTS.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, TestNode) and node.name.startswith("test_"):
-                yield path, node
+@cache
+def functions_of_tests() -> tuple[tuple[Path, TestNode], ...]:
+    """Return every test function of this folder with its file, skipped tests included."""
+    return tuple(
+        (path, node)
+        for path in sorted(TESTS.rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, TestNode) and node.name.startswith("test_")
+    )
 
 
 def existing_tests() -> set[str]:

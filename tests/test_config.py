@@ -228,7 +228,8 @@ def test_config_refuses_another_time_zone(write: Write):
     """Another time zone is refused, because the exchange keeps New York hours."""
     message = load_error(write({"session": {"timezone": "Australia/Perth"}}))
     assert "must be America/New_York: the exchange keeps New York hours" in message
-    load(write({"session": {"timezone": "America/New_York"}}))
+    for name in ("America/New_York", "US/Eastern"):
+        assert load(write({"session": {"timezone": name}})).config == Config()
 
 
 @pytest.mark.parametrize("line", ["market_close: 16:00", "market_open: '09:30'", "market_open: 9:30"])
@@ -261,7 +262,7 @@ BOMB = "a: &a [x]\n" + "".join(
         ("[" * 5_000, "has too many nested levels"),
         ("a: " + "x" * 70_000, "is larger than 64 KiB"),
         ("---\nrisk: {}\n---\nlog: {}\n", "line 3"),
-        ("session:\n  timezone: 2026-13-45\n", "is not YAML text"),
+        ("session:\n  timezone: 2026-13-45\n", "session.timezone: it must be America/New_York"),
         ("risk: \x07", "is not YAML text"),
     ],
 )
@@ -310,6 +311,152 @@ def test_config_fingerprint_is_independent_of_number_spelling(write: Write):
         settings = load(write(text))
         assert settings.config == Config()
         assert settings.config.fingerprint == Config().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("max_daily_loss: 0500", "write a plain decimal number"),
+        ("max_daily_loss: 0x1F4", "write a plain decimal number"),
+        ("max_daily_loss: 1_500", "write a plain decimal number"),
+        ("max_daily_loss: '1_500'", "write a plain decimal number"),
+        ("max_daily_loss: 1:30", "write a plain decimal number"),
+        ("max_daily_loss: 1,500", "write a plain decimal number"),
+        ("max_daily_loss: $1500", "write a plain decimal number"),
+        ("max_positions: yes", "write a plain decimal number"),
+        ("max_positions: true", "true and false (and yes and no) are no numbers"),
+        ("max_positions: False", "true and false (and yes and no) are no numbers"),
+    ],
+)
+def test_config_reads_only_plain_decimal_numbers(line: str, sentence: str, write: Write):
+    """Octal, hexadecimal and base-60 numbers, separators and booleans are refused, not read as another number."""
+    message = load_error(write(f"risk:\n  {line}\n"))
+    assert f"risk.{line.partition(':')[0]}: {sentence}" in message
+
+
+def test_environment_numbers_are_plain_decimal(environ: Callable[..., None]):
+    """A variable accepts the numbers that the file accepts."""
+    for value in ("0500", "1_500", "true", "1:30"):
+        environ(MAX_DAILY_LOSS=value)
+        assert load_error() == "MAX_DAILY_LOSS: write a plain decimal number, such as 1500 or 0.5"
+
+
+def test_config_reads_words_of_yaml_1_1_as_text(write: Write):
+    """The tickers ON, NO and Y are symbols, and yes and no still switch a flag."""
+    config = load(
+        write(
+            "universe: {deny: [ON, NO, Y, OFF]}\nfeatures: {news_sentiment: no}\nrisk: {max_daily_loss: 2e3}\n"
+        )
+    ).config
+    assert config.universe.deny == ("ON", "NO", "Y", "OFF")
+    assert config.features.news_sentiment is False
+    assert config.risk.max_daily_loss == 2000
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        (
+            {"session": {"flat_before_close_minutes": 60, "no_entries_before_close_minutes": 45}},
+            "session.no_entries_before_close_minutes 45 is below session.flat_before_close_minutes 60",
+        ),
+        (
+            {"positions": {"default_stop_loss_pct": 6, "default_take_profit_pct": 2}},
+            "is below risk.min_reward_risk 2 times positions.default_stop_loss_pct 6: every plan",
+        ),
+        ({"scan": {"weight_volume": 0.9}}, "weight_liquidity must sum to 1, not 1.55"),
+        (
+            {"technical": {"weight_intraday": 0, "weight_quarter_hour": 0, "weight_daily": 0}},
+            "are all 0: give one of them a weight",
+        ),
+        ({"risk": {"min_position_size": 6000}}, "risk.min_position_size is above risk.max_position_size"),
+        ({"scan": {"min_price": 500}}, "scan.min_price is not below scan.max_price"),
+        ({"broker": {"requests_per_minute": 60}}, "broker.reserved_for_exits leaves nothing"),
+    ],
+)
+def test_config_refuses_keys_that_contradict_each_other(tree: dict[str, Any], sentence: str, write: Write):
+    """Values that are valid alone and senseless together are refused with a sentence that names both keys."""
+    assert sentence in load_error(write(tree))
+
+
+def test_config_writes_symbols_exchanges_and_sectors_as_the_broker_does(write: Write):
+    """Case, separators of class shares and the earlier Catalyst's sector names do not matter."""
+    config = load(
+        write(
+            {
+                "universe": {
+                    "deny": ["BRK-B", "brk/a", "aapl", " BF B "],
+                    "allow": ["msft"],
+                    "exchanges": ["nasdaq"],
+                },
+                "sector_limits": {"sectors_to_limit": ["technology", "Financial", "Healthcare", "Tech"]},
+            }
+        )
+    ).config
+    assert config.universe.deny == ("BRK.B", "BRK.A", "AAPL", "BF.B")
+    assert (config.universe.allow, config.universe.exchanges) == (("MSFT",), ("NASDAQ",))
+    assert config.sector_limits.sectors_to_limit == ("Technology", "Finance", "Health Care", "Tech")
+    assert "NASDQ is no exchange: use AMEX, ARCA" in load_error(write({"universe": {"exchanges": ["NASDQ"]}}))
+
+
+# The earlier Catalyst's two files, with the values of its guide.
+OLD_FILES = {
+    "trading_config.yaml": """
+session: {mode: supervised, timezone: US/Eastern, market_open: "09:30", market_close: "16:00"}
+risk:
+  max_daily_loss: 2000.00
+  max_position_size: 5000.00
+  max_positions: 5
+  max_sector_exposure_pct: 40
+  max_correlation: 0.7
+positions:
+  default_stop_loss_pct: 2.0
+  default_take_profit_pct: 6.0
+  max_hold_time_minutes: 180
+  close_all_at_market_close: true
+workflow: {auto_execute: false, scan_frequency_minutes: 30, execute_top_n: 3}
+""",
+    "risk_parameters.yaml": """
+daily_limits: {max_loss: 2000.00, warning_threshold_pct: 75, emergency_stop_at_100: true}
+position_limits: {max_positions: 5, max_position_size: 5000.00, min_position_size: 100.00}
+sector_limits: {max_exposure_pct: 40, sectors_to_limit: [Technology, Financial, Healthcare]}
+correlation: {max_correlation: 0.7, check_enabled: true}
+emergency_actions:
+  close_all_positions_on_limit: true
+  send_email_alert: true
+  halt_new_trades: true
+  cooldown_period_minutes: 60
+""",
+}
+
+
+def test_config_reads_the_earlier_trading_file(write: Write):
+    """Every key of the first old file is still read; its opening hours give a notice."""
+    settings = load(write(OLD_FILES["trading_config.yaml"]))
+    assert len(settings.notices) == 1
+    assert settings.config.risk == Config().risk
+
+
+def test_config_names_the_new_key_of_every_key_of_the_earlier_risk_file(write: Write):
+    """Each key of the second old file is accepted, or refused with the name that it has now, which exists."""
+    known = set(LEAF_KEYS)
+    for section, keys in yaml.safe_load(OLD_FILES["risk_parameters.yaml"]).items():
+        for name, value in keys.items():
+            path = write({section: {name: value}})
+            if f"{section}.{name}" in known:
+                load(path)
+                continue
+            message = load_error(path)
+            (renamed,) = [key for key in known if message.endswith(f": {section}.{name} is now {key}")]
+            assert renamed.endswith(name.removeprefix("max_exposure").removeprefix("max_loss"))
+    message = load_error(
+        write({"position_limits": {"max_positions": 5, "min_position_size": 100}, "emergency_actions": 1})
+    )
+    assert (
+        "position_limits.max_positions is now risk.max_positions; position_limits.min_position_size"
+        in message
+    )
+    assert "the section emergency_actions is now emergency" in message
 
 
 # -- the environment
@@ -362,6 +509,8 @@ def test_environment_variable_has_its_effect(name: str, environ: Callable[..., N
     """Each variable has its effect, from the process or from an env file, and does not change the mode
     otherwise."""
     value, read, expected = ENVIRONMENT_CASES[name]
+    if name in KEYS:  # one key alone is refused, unless the simulator is chosen
+        environ(TRADING_MODE="sim")
     file = tmp_path / "env"
     file.write_text(f"{name}={value}\n")
     assert read(load(env_file=file)) == expected
@@ -396,6 +545,18 @@ def test_environment_overrides_env_file_and_config_file(
     settings = load(path, env_file=tmp_path / "env")
     assert settings.config.risk.max_positions == 4
     assert settings.config.risk.max_daily_loss == 900
+
+
+def test_secrets_come_from_systemd_credentials_unless_the_environment_has_them(
+    environ: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Files in $CREDENTIALS_DIRECTORY are secrets without their last line break; the environment overrides them."""
+    (tmp_path / "alpaca_api_key").write_text("PK-credential\n")
+    (tmp_path / "alpaca_secret_key").write_text("of-the-file\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    environ(ALPACA_SECRET_KEY="of-the-environment")
+    settings = load()
+    assert (settings.mode, settings.keys) == (Mode.PAPER, ("PK-credential", "of-the-environment"))
 
 
 @pytest.mark.parametrize(
@@ -469,6 +630,54 @@ def test_child_environment_leaves_out_catalyst_variables(environ: Callable[..., 
     assert "PATH" in child
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            'A=1\nMAX_DAILY_LOSS="1500\n',
+            ", line 2 cannot be read: write NAME=value, with both quotes or with none",
+        ),
+        ('MAX_DAILY_LOSS="1500\nLOG_LEVEL="INFO"\n', ", line 1"),
+        ("MAX_DAILY_LOSS='1500\nLOG_FORMAT=json'\n", ", line 1: the value runs over several lines"),
+        ("\n# limits\nMAX_DAILY_LOSS\n", ", line 3 has no =: write NAME=value"),
+        ("MAX_DAILY_LOSS 1500\n", ", line 1 cannot be read"),
+        (
+            "\nMAX_DAILY_LOS=1500\n",
+            ", line 2: the variable MAX_DAILY_LOS is unknown: did you mean MAX_DAILY_LOSS?",
+        ),
+        ("MAX_DIALY_LOSS=1500\n", "did you mean MAX_DAILY_LOSS?"),
+        ("LOGLEVEL=DEBUG\n", "did you mean LOG_LEVEL?"),
+        ("MAX_POSITIONS=3\nmax_positions=4\n", ", line 2: max_positions is set twice"),
+    ],
+)
+def test_config_refuses_a_line_of_the_env_file_without_effect(text: str, expected: str, tmp_path: Path):
+    """A line that cannot be read, a misspelt name and a second value are errors with file and line."""
+    path = tmp_path / ".env"
+    path.write_text(text)
+    message = load_error(env_file=path)
+    assert message.startswith(str(path))
+    assert expected in message
+    assert "1500" not in message
+
+
+def test_config_refuses_a_misspelt_variable_of_the_process(environ: Callable[..., None]):
+    """A misspelt limit in the environment is refused too; names that other programs use are not judged there."""
+    environ(LOGLEVEL="DEBUG", SMTP_HOSTS="x")
+    load()
+    environ(MAX_DAILY_LOS="1500")
+    assert (
+        "the environment: the variable MAX_DAILY_LOS is unknown: did you mean MAX_DAILY_LOSS?" in load_error()
+    )
+
+
+def test_config_names_the_variables_of_the_env_file_without_effect(tmp_path: Path):
+    """A name that is nobody's slip may stand in the file; a notice says that it has no effect."""
+    (tmp_path / "env").write_text('export POSTGRES_DB=x # shared\nMAX_POSITIONS="3"\n')
+    settings = load(env_file=tmp_path / "env")
+    assert settings.config.risk.max_positions == 3
+    assert settings.notices == ("POSTGRES_DB in the env file: not read by Catalyst, no effect",)
+
+
 # -- which account
 
 
@@ -484,16 +693,42 @@ def test_config_selects_paper_with_keys_and_no_mode(environ: Callable[..., None]
 
 
 @pytest.mark.parametrize("missing", list(KEYS))
-def test_config_selects_the_simulator_with_half_a_key_pair(
-    missing: str, environ: Callable[..., None], write: Write
-):
-    """One key of two selects the simulator with its own keys."""
-    environ(**{name: value for name, value in KEYS.items() if name != missing})
-    settings = load()
+def test_config_refuses_half_a_key_pair(missing: str, environ: Callable[..., None], write: Write):
+    """One key of two is refused with the name of the other; the simulator must be chosen."""
+    (present,) = [name for name in KEYS if name != missing]
+    environ(**{present: KEYS[present]})
+    for path in (None, write({"trading": {"mode": "paper"}})):
+        assert f"{present} is set and {missing} is not: set both" in load_error(path)
+    settings = load(write({"trading": {"mode": "sim"}}))
     assert (settings.mode, settings.keys) == (Mode.SIM, ("demo", "demo"))
-    assert "paper trading needs ALPACA_API_KEY and ALPACA_SECRET_KEY" in load_error(
-        write({"trading": {"mode": "paper"}})
-    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ALPACA_API_SECRET", "ALPACA_SECRET_KEY"),
+        ("APCA_API_SECRET_KEY", "ALPACA_SECRET_KEY"),
+        ("ALPACA_SECRET", "ALPACA_SECRET_KEY"),
+        ("APCA_API_KEY_ID", "ALPACA_API_KEY"),
+        ("ALPACA_KEY_ID", "ALPACA_API_KEY"),
+        ("alpaca_key", "ALPACA_API_KEY"),
+    ],
+)
+def test_config_names_the_variable_of_a_key_under_another_name(
+    name: str, expected: str, environ: Callable[..., None], write: Write, tmp_path: Path
+):
+    """A broker key under another name is refused with the right name and its place, never the simulator in silence;
+    beside the right name it is ignored."""
+    (tmp_path / "env").write_text(f"# keys\n{name}=canary-value\n")
+    message = load_error(env_file=tmp_path / "env")
+    assert f"line 2: {name} is not read: name it {expected}" in message
+    environ(**{name: "canary-value"})
+    message = load_error(write({"trading": {"mode": "paper"}}))
+    assert f"the environment: {name} is not read: name it {expected}" in message
+    assert "canary" not in message
+    assert load(write({"trading": {"mode": "sim"}})).mode is Mode.SIM
+    environ(**KEYS)
+    assert load().mode is Mode.PAPER
 
 
 def test_simulator_mode_never_uses_alpaca_keys(environ: Callable[..., None], write: Write):
@@ -664,7 +899,8 @@ def test_credential_variables_are_secret_fields():
 
 def test_settings_show_no_secret(environ: Callable[..., None], write: Write, tmp_path: Path):
     """No text of the settings, dump or notice shows a secret."""
-    environ(**{name: f"canary-{name}" for name in SECRETS})
+    secrets = {name: f"canary-{name}" for name in SECRETS}
+    environ(**secrets | {"DATABASE_URL": "postgresql://cat:canary-DATABASE_URL@host/db"})
     settings = load(write({"log": {"level": "DEBUG"}}))
     shown = [
         repr(settings),
@@ -710,6 +946,73 @@ def test_config_errors_show_no_secret(wrong: str, environ: Callable[..., None]):
 def test_config_error_does_not_repeat_a_misplaced_secret(tree: dict[str, Any], write: Write):
     """A DSN or key misplaced in the file is refused and not repeated."""
     assert "canary" not in load_error(write(tree))
+
+
+WRONG_KEYS = {
+    "S3cretS3cretS3cret\r": "a line end",
+    "S3cretS3cret S3cret": "a blank",
+    " S3cretS3cretS3cret": "a blank",
+    '"S3cretS3cretS3cret"': "a quote or backslash",
+    "S3cretS3cretS3cret\x1b": "a control character",
+    "S3cretS3cretS3cret\u200b": "a control character",
+    "S3cretS3cret\xe9S3cret": "a character outside ASCII",
+}
+
+
+@pytest.mark.parametrize("name", ["ALPACA_API_KEY", "ALPACA_SECRET_KEY", "NEWS_API_KEY", "BENZINGA_API_KEY"])
+@pytest.mark.parametrize("value", WRONG_KEYS)
+def test_config_refuses_a_key_that_no_broker_issues(name: str, value: str, environ: Callable[..., None]):
+    """A key with a blank, quote or control character is refused by name; the value is not shown."""
+    environ(TRADING_MODE="sim", **{name: value})
+    message = load_error()
+    assert message.startswith(f"{name}: it holds {WRONG_KEYS[value]}")
+    assert "cret" not in message
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://cat:12/Sup3rS3cret@127.0.0.1:1/db", "percent-encode the password"),
+        ("postgresql://cat:12#Sup3rS3cret@127.0.0.1:1/db", "percent-encode the password"),
+        ("postgresql://cat:12?Sup3rS3cret@127.0.0.1:1/db", "percent-encode the password"),
+        ("postgresql://cat:12[Sup3rS3cret@127.0.0.1:1/db", "percent-encode the password"),
+        ("postgresql://cat:12@Sup3rS3cret@127.0.0.1:1/db", "percent-encode the password"),
+        ("postgresql://cat:Sup3rS3cret%@127.0.0.1:1/db", "percent-encode the password"),
+        ("postgresql://cat:Sup3rS3cret@127.0.0.1:abc/db", "the port is not a number from 1 to 65535"),
+        ("postgresql://cat:Sup3rS3cret@127.0.0.1:70000/db", "the port is not a number from 1 to 65535"),
+        ("postgresql://cat:Sup3rS3cret@127.0.0.1:0/db", "the port is not a number from 1 to 65535"),
+        ("postgresql://cat:Sup3rS3cret@127.0.0.1/db\r", "a line end"),
+        ("mysql://cat:Sup3rS3cret@127.0.0.1/db", "is not a PostgreSQL address"),
+    ],
+)
+def test_config_refuses_a_database_url_that_means_another_address(
+    url: str, expected: str, environ: Callable[..., None]
+):
+    """A password with a reserved character and a wrong port are refused in one sentence without any part of them."""
+    environ(DATABASE_URL=url)
+    message = load_error()
+    assert message.startswith("DATABASE_URL: ")
+    assert expected in message
+    for part in ("Sup3r", "12", "127.0", "abc", "70000"):
+        assert part not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://host/db",
+        "postgresql:///db?host=/tmp/socket",
+        "postgresql://postgres@/db?host=/tmp/socket",
+        "postgres://cat:p%23w%2F@host:5432/db?sslmode=require",
+        "postgresql://cat:p:w@[::1]:5432/db",
+        "postgresql://cat:pw@first:1,second:2/db",
+        "postgresql://cat:pw@host?sslmode=require",
+    ],
+)
+def test_config_accepts_every_form_of_database_url(url: str, environ: Callable[..., None]):
+    """Sockets, IPv6, several hosts, options and encoded passwords are accepted."""
+    environ(DATABASE_URL=url)
+    assert _secret_value(load().env.database_url) == url
 
 
 def test_config_fingerprint_is_independent_of_secrets(environ: Callable[..., None]):

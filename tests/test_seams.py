@@ -24,7 +24,7 @@ EFFECT_PATTERNS: dict[str, tuple[str, ...]] = {
     "randomness": ("random", "secrets", "uuid.uuid1", "uuid.uuid4", "uuid4", "uuid1", "os.urandom", "np.random"),
     "the broker's network": ("requests", "urllib.request", "urllib3", "http.client", "httpx", "aiohttp"),
     "a websocket": ("websockets",),
-    "a mailbox": ("smtplib", "apprise"),
+    "a mailbox": ("smtplib", "aiosmtplib", "apprise"),
     "a socket": ("socket",),
     "the database": ("asyncpg", "psycopg", "psycopg2", "sqlite3"),
     "a file": (
@@ -86,10 +86,22 @@ SEAMS: dict[str, dict[str, str]] = {
         "the broker's network": "serves the exchange's HTTP API",
         "a socket": "listens for clients",
     },
+    "notify/mail.py": {
+        "a mailbox": "sends a mail",
+        "real time": "bounds a mail server, which knows no market clock",
+    },
+    "notify/urls.py": {
+        "a mailbox": "sends to the URLs of Apprise",
+        "real time": "bounds a service, which knows no market clock",
+    },
     "cli/settings.py": {"the database": "names the error of an unreachable database"},
     "cli/app.py": {"a file": "a closed output pipe must not end in a traceback"},
     "cli/parent_watch.py": {"another process": "exits when its parent process is gone"},
     "cli/simulator.py": {"a socket": "checks whether a port is free"},
+    "cli/install_service.py": {
+        "a file": "writes the units and their files",
+        "another process": "lets systemd create the user and read the units",
+    },
     "cli/*": {"a file": "writes files that the operator requests"},
 }
 

@@ -25,7 +25,7 @@ from catalyst.broker import parse
 from catalyst.broker.outcome import decode_json, is_object
 from catalyst.broker.port import MalformedMessage, StreamGap, StreamState, TradeUpdates
 from catalyst.broker.request import Endpoint
-from catalyst.clock import Clock
+from catalyst.clock import Clock, separate_turns, waiting
 from catalyst.domain.errors import AuthRefused, BrokerUnavailable
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
 from catalyst.domain.report import TradeUpdate
@@ -149,7 +149,8 @@ class AlpacaTradeUpdates(TradeUpdates):
     async def listen(self) -> AsyncIterator[StreamMessage]:
         self._buffer.clear()
         self._pending_messages.clear()
-        connecting = asyncio.create_task(self._stay_connected(), name=STREAM_NAME)
+        # The connection waits all the time: its turns would hide a consumer that hangs.
+        connecting = asyncio.create_task(self._stay_connected(), name=STREAM_NAME, context=separate_turns())
         connecting.add_done_callback(lambda _: self._arrived.set())
         try:
             while True:
@@ -166,7 +167,8 @@ class AlpacaTradeUpdates(TradeUpdates):
                 if connecting.done():
                     connecting.result()  # only a defect of ours ends it: raise it
                 self._arrived.clear()
-                await self._arrived.wait()
+                with waiting():
+                    await self._arrived.wait()
         finally:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)

@@ -6,16 +6,24 @@ has the account, or with 78 when the configuration is wrong. Only a bug of Catal
 
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated, Final
 
 import typer
 
-from catalyst.cli import commands, preflight, queries, simulator
+from catalyst.cli import (
+    alerts,
+    commands,
+    install_service,
+    masked_output,
+    preflight,
+    queries,
+    simulator,
+)
 from catalyst.cli import demo as demo_command
 from catalyst.cli import doctor as doctor_command
 from catalyst.cli import run as run_command
 from catalyst.domain.errors import AnotherDaemonRunning, ConfigInvalid, UserError, WrongAccount
+from catalyst.installation import VERSION
 
 EX_TEMPFAIL: Final = 75  # sysexits: try again later; systemd does not restart on it
 EX_CONFIG: Final = 78  # sysexits: the configuration must be edited first
@@ -31,7 +39,7 @@ app = typer.Typer(
 
 COMMANDS: Final = {
     "Start here": (demo_command.demo, preflight.check),
-    "Run": (run_command.run, simulator.sim, run_command.migrate),
+    "Run": (run_command.run, simulator.sim, run_command.migrate, install_service.install_service),
     "Show": (
         queries.status,
         doctor_command.doctor,
@@ -57,11 +65,13 @@ COMMANDS: Final = {
 for panel, verbs in COMMANDS.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
+app.command("test-alert", rich_help_panel="Start here")(alerts.send_test_alert)
+app.add_typer(alerts.app, name="alerts", rich_help_panel="Show")
 
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"catalyst {version('catalyst')}")
+        typer.echo(f"catalyst {VERSION}")
         raise typer.Exit
 
 
@@ -77,6 +87,7 @@ def root(
 
 def main() -> None:
     """Run one command and exit with its exit code."""
+    masked_output.install()
     try:
         app(prog_name="catalyst")
     except BrokenPipeError:  # `catalyst orders | head`: the reader closed the pipe

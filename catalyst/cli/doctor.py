@@ -1,6 +1,7 @@
 """`catalyst doctor`: checks database, broker and journal and prints each issue with its fix, as JSON or text."""
 
 from collections.abc import Iterator
+from getpass import getuser
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +41,12 @@ def doctor(
     journal: Annotated[
         bool, typer.Option("--journal", help="Verify the whole journal against every stored proof.")
     ] = False,
+    resolve: Annotated[
+        str | None,
+        typer.Option(
+            "--resolve", metavar="NOTE", help="Mark all quarantined reports as checked, with a note."
+        ),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Examine database, broker and journal; exit 0 without warnings, 1 warnings, 2 critical, 3 could not run."""
@@ -47,6 +54,8 @@ def doctor(
 
     try:
         settings = read_settings(config)
+        if resolve is not None:
+            _resolve_quarantine(settings, resolve)
         examination = _examine(settings, whole_journal=journal)
         fixed: list[str] = []
         if fix and (fixable := [issue for issue in examination.issues if issue.fix == RECONCILE]):
@@ -92,6 +101,19 @@ def _examine(settings: Settings, *, whole_journal: bool) -> "Examination":
 
     with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
         return run_async(lambda: run_checks(dsn))
+
+
+def _resolve_quarantine(settings: Settings, note: str) -> None:
+    async def resolve_all(dsn: str) -> int:
+        from catalyst.store import quarantine
+
+        clock = open_clock(settings)
+        async with open_migrated_store(dsn, clock) as store, store.tx("quarantine_resolved") as conn:
+            return await quarantine.resolve_all(conn, by=getuser(), note=note, at=clock.now())
+
+    with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
+        count = run_async(lambda: resolve_all(dsn))
+    typer.echo(f"{count} quarantined reports are marked as checked: {note}", err=True)
 
 
 def _reconcile_line(answer: object) -> str:

@@ -1,4 +1,7 @@
-"""Log configuration: one event per line, as JSON or coloured text, with the market's time as `at`; secrets masked."""
+"""Log configuration: one event per line, as JSON or coloured text, with the market's time as `at`; secrets masked.
+
+An outage is one line at its start and one a minute (`log_repeats`).
+"""
 
 import logging
 import sys
@@ -7,17 +10,15 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from pydantic import SecretStr
 
+from catalyst.cli.log_repeats import RepeatLimit
 from catalyst.cli.log_writer import LogWriter
 from catalyst.clock import NEW_YORK, Clock
 from catalyst.config.settings import Settings
+from catalyst.domain.secret_mask import mask_value, may_contain_secret
 
 Event = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Event], Mapping[str, Any] | str | bytes]
-
-MASK: Final = "***"
-MIN_SECRET_LENGTH: Final = 6  # characters; masking shorter secrets would hide ordinary words
 
 # Libraries that log every connection.
 QUIET_LOGGERS: Final = ("apscheduler", "asyncio", "urllib3", "websockets", "aiohttp", "exchange_calendars")
@@ -32,12 +33,16 @@ def configure(settings: Settings, clock: Clock) -> None:
     level = logging.getLevelNamesMapping()[settings.config.log.level]
     form = settings.config.log.format
     as_json = form == "json" or (form == "auto" and not sys.stdout.isatty())
-    first_processors: list[Any] = [
+    repeats = RepeatLimit(clock)
+    own_processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        repeats,
+    ]
+    first_processors: list[Any] = [
         add_timestamp(clock, local=not as_json),
         structlog.processors.format_exc_info,  # before the mask: a traceback may quote a secret
-        mask_secrets(secrets_of(settings)),
+        mask_event,
     ]
     last_processors: list[Any] = (
         [order_keys, to_json]
@@ -49,7 +54,7 @@ def configure(settings: Settings, clock: Clock) -> None:
         ]
     )
     structlog.configure(
-        processors=[*first_processors, *last_processors],
+        processors=[*own_processors, *first_processors, *last_processors],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=True,
@@ -57,10 +62,15 @@ def configure(settings: Settings, clock: Clock) -> None:
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=first_processors,
+            foreign_pre_chain=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.add_log_level,
+                *first_processors,
+            ],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last_processors],
         )
     )
+    handler.addFilter(repeats.filter)
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
@@ -79,38 +89,14 @@ def add_timestamp(clock: Clock, *, local: bool) -> Processor:
     return add_at
 
 
-def secrets_of(settings: Settings) -> tuple[str, ...]:
-    """Return every secret of the environment, longest first."""
-    values = (getattr(settings.env, name) for name in type(settings.env).model_fields)
-    secret_texts = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
-    return tuple(
-        sorted((text for text in secret_texts if len(text) >= MIN_SECRET_LENGTH), key=len, reverse=True)
-    )
-
-
-def mask_secrets(secrets: tuple[str, ...]) -> Processor:
-    """Return a processor that replaces each secret in every value of an event."""
-
-    def mask_value(value: Any) -> Any:
-        match value:
-            case str():
-                for secret in secrets:
-                    value = value.replace(secret, MASK)
-                return value
-            case dict():
-                return {key: mask_value(inner) for key, inner in value.items()}
-            case list() | tuple():
-                return [mask_value(inner) for inner in value]
-            case _:
-                return value
-
-    def mask_event(_: Any, __: str, event: Event) -> Event:
-        if secrets:
-            for key, value in event.items():
+def mask_event(_: Any, __: str, event: Event) -> Event:
+    """Replace each secret in every value of an event; the record of a library's event is dropped later."""
+    texts = [value if isinstance(value, str) else str(value) for value in event.values()]
+    if may_contain_secret("\n".join(texts)):
+        for key, value in event.items():
+            if not key.startswith("_"):
                 event[key] = mask_value(value)
-        return event
-
-    return mask_event
+    return event
 
 
 def order_keys(_: Any, __: str, event: Event) -> Mapping[str, Any]:

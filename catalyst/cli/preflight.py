@@ -93,7 +93,7 @@ async def _run_checks(config: ConfigOption) -> list[CheckResult]:
             )
         ]
     clock = open_clock(settings)
-    results = [*_check_config(settings), *_check_secrets()]
+    results = [*_check_config(settings), *_check_secrets(), _check_alerts(settings, clock)]
     results += [result async for result in _check_database(settings)]
     results += [result async for result in _check_broker(settings, clock)]
     return [*results, _check_disk(settings)]
@@ -123,6 +123,26 @@ def _check_config(settings: Settings) -> Iterator[CheckResult]:
     )
     for notice in settings.notices:
         yield CheckResult("notice", CheckVerdict.WARN, notice)
+
+
+def _check_alerts(settings: Settings, clock: Clock) -> CheckResult:
+    from catalyst.notify.configured import configured_channels
+
+    try:
+        channels = configured_channels(settings, clock)
+    except ConfigInvalid as error:
+        return CheckResult(
+            "alerts", CheckVerdict.FAIL, str(error), "correct it, then run `catalyst test-alert`"
+        )
+    if not any("CRITICAL" in channel.severities for channel in channels):
+        return CheckResult(
+            "alerts",
+            CheckVerdict.WARN,
+            "nobody receives critical alerts",
+            "set ENABLE_EMAIL_ALERTS=true, SMTP_HOST and ALERT_EMAIL_CRITICAL, or ALERT_URL_CRITICAL",
+        )
+    names = ", ".join(channel.name for channel in channels)
+    return CheckResult("alerts", CheckVerdict.OK, f"{names}; `catalyst test-alert` sends one of each")
 
 
 def _check_secrets() -> Iterator[CheckResult]:
@@ -247,12 +267,22 @@ async def _check_broker(settings: Settings, clock: Clock) -> AsyncIterator[Check
                 f"trading.account_number is {configured}",
                 "use that account's keys",
             )
+        if settings.config.risk.max_daily_loss > account.equity:
+            yield CheckResult(
+                "loss limit",
+                CheckVerdict.FAIL,
+                f"risk.max_daily_loss ${settings.config.risk.max_daily_loss:,.2f} is above the account's equity "
+                f"${account.equity:,.2f}: it can never stop a loss",
+                "lower it",
+            )
         started = perf_counter()
         broker_clock = await broker.clock()
         elapsed_ms = min(elapsed_ms, (perf_counter() - started) * 1000)
         yield _check_round_trip(elapsed_ms)
         yield _check_clock_skew(broker_clock.at - clock.now())
         yield await _check_calendar(broker, clock.now())
+        async for result in _check_listing_names(settings, broker):
+            yield result
     except BrokerError as error:
         fix = (
             "start the simulated exchange with `catalyst sim`"
@@ -272,7 +302,7 @@ async def _check_broker(settings: Settings, clock: Clock) -> AsyncIterator[Check
 
 
 def _shorten_error(error: BrokerError) -> str:
-    """Return the error's text, cut to 100 characters."""
+    """Return the error's text, in which every secret is masked, cut to 100 characters."""
     return shorten(str(error), 100, placeholder=" …")
 
 
@@ -314,6 +344,30 @@ async def _check_calendar(broker: "AlpacaBroker", now: datetime) -> CheckResult:
         f"next session {first.day}, {first.open.astimezone(NEW_YORK):%H:%M} to "
         f"{first.close.astimezone(NEW_YORK):%H:%M} New York{half}",
     )
+
+
+async def _check_listing_names(settings: Settings, broker: "AlpacaBroker") -> AsyncIterator[CheckResult]:
+    """Check the listings file, and that every symbol and sector of the configuration matches a listing."""
+    config = settings.config
+    universe, limited_sectors = config.universe, config.sector_limits.sectors_to_limit
+    if not (universe.listings_file or universe.allow or universe.deny or limited_sectors):
+        return
+    from catalyst.daemon.trading_day.scanner import read_sectors
+    from catalyst.pipeline.universe import unmatched_names
+
+    try:
+        sectors = set(read_sectors(universe.listings_file).values())
+    except ConfigInvalid as error:
+        yield CheckResult("names", CheckVerdict.FAIL, str(error))
+        return
+    assets = await broker.assets() if universe.allow or universe.deny else []
+    sentences = unmatched_names({asset.symbol for asset in assets}, sectors, config)
+    for sentence in sentences:
+        yield CheckResult("names", CheckVerdict.FAIL, sentence)
+    if not sentences:
+        yield CheckResult(
+            "names", CheckVerdict.OK, "every symbol and sector of the configuration has a listing"
+        )
 
 
 async def _check_news(settings: Settings, clock: Clock) -> CheckResult:

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from datetime import date, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +11,7 @@ from catalyst.cli.settings import ConfigOption, JsonOption, is_embedded, open_cl
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import UserError
 from catalyst.domain.session import trading_date
+from catalyst.installation import VERSION
 
 if TYPE_CHECKING:
     from catalyst.domain.rows import OrderRow, PositionRow
@@ -48,7 +48,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     facts = {
         "healthy": current.healthy,
-        "version": version("catalyst"),
+        "version": VERSION,
         "mode": settings.mode,
         "session_mode": settings.session_mode,
         "broker": settings.trading_url,
@@ -177,6 +177,7 @@ def positions(
         store: "Store", settings: Settings
     ) -> "tuple[tuple[PositionLine, ...], list[PositionRow]]":
         from catalyst.report import status as status_report
+        from catalyst.store import positions as positions_store
         from catalyst.store import reporting_queries
 
         at = open_clock(settings).now()
@@ -187,6 +188,7 @@ def positions(
             closed = (
                 [] if status == "open" else await reporting_queries.recent_positions(conn, "closed", limit)
             )
+            closed = await positions_store.with_unprotected_time(conn, closed, at)
         return open_positions, closed
 
     open_positions, closed = query_store(config, read)
@@ -236,12 +238,12 @@ def report(
 def _print_report(
     config: ConfigOption, as_json: bool, *, day: date | None = None, cycle: str | None = None
 ) -> None:
-    async def read(store: "Store", _: Settings) -> "DayReport | None":
+    async def read(store: "Store", settings: Settings) -> "DayReport | None":
         from catalyst.report.day import read_day_report
 
         async with store.read() as conn:
             chosen_day = day if cycle is None else getattr(await _find_cycle(conn, cycle), "cycle_date", None)
-            return await read_day_report(conn, chosen_day)
+            return await read_day_report(conn, chosen_day, at=open_clock(settings).now())
 
     result = query_store(config, read)
     if result is None:

@@ -13,6 +13,7 @@ from catalyst.clock import Clock, ScaledClock, SystemClock
 from catalyst.config.loader import load
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import ConfigInvalid, DatabaseUnavailable, UserError
+from catalyst.domain.secret_mask import mask_text
 
 if TYPE_CHECKING:
     from catalyst.store.pool import Store
@@ -138,14 +139,11 @@ async def open_migrated_store(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
 def describe_unreachable(dsn: str, error: BaseException) -> str:
     """Return one sentence, without the password, about a database that does not answer."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    try:
-        parts = urlsplit(dsn)
-        address = f"{parts.hostname or 'the local socket'}:{parts.port or 5432}{parts.path}"
-    except ValueError:
-        parts, address = None, ""
-    if parts is None or parts.scheme not in ("postgres", "postgresql"):
-        return "DATABASE_URL is not a PostgreSQL address: write postgresql://user:password@host:5432/database"
-    return f"the database at {address} cannot be used ({reason}): start it, or correct DATABASE_URL"
+    parts = urlsplit(dsn)
+    address = f"{parts.hostname or 'the local socket'}:{parts.port or 5432}{parts.path}"
+    return (
+        f"the database at {address} cannot be used ({mask_text(reason)}): start it, or correct DATABASE_URL"
+    )
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -2,16 +2,28 @@
 
 import difflib
 import os
+import re
+from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from catalyst.config.env_file import (
+    ENVIRONMENT,
+    Variable,
+    expected_key_name,
+    read_env_file,
+    refuse_misspelt_names,
+)
+from catalyst.config.old_keys import describe_old_keys
+from catalyst.config.scalars import FLOAT, INTEGER
 from catalyst.config.schema import Config, Mode, SessionMode
-from catalyst.config.settings import Environment, Settings
+from catalyst.config.settings import SECRET_NAMES, Environment, Settings
 from catalyst.domain.errors import ConfigInvalid
+from catalyst.domain.secret_mask import add_secrets, url_secrets
 
 # Environment variable → the key that it overrides.
 OVERRIDES: Final = {
@@ -54,25 +66,68 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     """Read config.yaml (only defaults when `path` is None) and the environment.
 
     Raises ConfigInvalid for a missing or unreadable file, an unknown key (the message names the nearest valid one), a
-    value out of bounds, or file and environment that disagree on the trading mode.
+    value out of bounds, a line of the env file that cannot be read, an unknown variable near a known one, keys under
+    other names, or file and environment that disagree on the trading mode. Its text shows no secret, and from now
+    on `mask_text` masks all of them.
     """
+    variables = _read_variables(env_file)
     tree = _read_yaml(path) if path is not None else {}
     try:
-        env = Environment(_env_file=env_file)
+        # systemd's LoadCredential: files named like the variables; the environment overrides them.
+        env = Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"))
     except ValidationError as error:
         raise ConfigInvalid(_describe_environment_errors(error)) from None
-    except (OSError, UnicodeDecodeError):
-        raise ConfigInvalid(f"{env_file} cannot be read as text") from None
-    notices = _apply_environment(tree, env)
+    notices = [*_describe_unread(variables), *_apply_environment(tree, env)]
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigInvalid(_describe_errors(error, path)) from None
     if config.session.market_open is not None or config.session.market_close is not None:
         notices.append("session.market_open/close are ignored: the exchange calendar decides; remove them")
-    mode = _decide_mode(config, env)
+    mode = _decide_mode(config, env, _describe_foreign_keys(variables))
     session_mode, session_notices = _decide_session_mode(config)
     return Settings(config, env, mode, session_mode, (*notices, *session_notices), path, env_file)
+
+
+def _read_variables(env_file: Path | None) -> list[Variable]:
+    """Return the variables of the env file and of the process, the stronger last, and let every secret be masked."""
+    add_secrets(_secrets_of(map(Variable, os.environ, os.environ.values())))
+    file_variables = [] if env_file is None else read_env_file(env_file)
+    add_secrets(_secrets_of(file_variables))
+    refuse_misspelt_names(file_variables, os.environ, Environment.model_fields)
+    return [*file_variables, *map(Variable, os.environ, os.environ.values())]
+
+
+def _secrets_of(variables: Iterable[Variable]) -> Iterator[str]:
+    """Yield the secret values, or the secret parts of those that are addresses; of keys under other names too."""
+    for variable in variables:
+        if variable.key in ("database_url", "redis_url"):
+            yield from url_secrets(variable.value)
+        elif variable.key in SECRET_NAMES or expected_key_name(variable.name) is not None:
+            yield variable.value
+
+
+def _describe_foreign_keys(variables: Iterable[Variable]) -> list[str]:
+    """Return a sentence for each broker key under another name, unless its own variable is set too."""
+    own = {variable.key for variable in variables if variable.value}
+    return [
+        f"{variable.place}: {variable.name} is not read: name it {expected}"
+        for variable in variables
+        if (expected := expected_key_name(variable.name)) is not None
+        and variable.value
+        and expected.lower() not in own
+    ]
+
+
+def _describe_unread(variables: Iterable[Variable]) -> Iterator[str]:
+    """Yield a notice that names the variables of the env file that Catalyst does not read."""
+    names = [
+        variable.name
+        for variable in variables
+        if variable.place != ENVIRONMENT and variable.key not in Environment.model_fields
+    ]
+    if names:
+        yield f"{', '.join(names)} in the env file: not read by Catalyst, no effect"
 
 
 def environment_without_catalyst(**changes: str) -> dict[str, str]:
@@ -83,7 +138,12 @@ def environment_without_catalyst(**changes: str) -> dict[str, str]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML loader that refuses anchors, aliases, tags and duplicate keys, which a configuration never needs."""
+    """YAML 1.2 loader that refuses anchors, aliases, tags and duplicate keys, which a configuration never needs.
+
+    The library reads YAML 1.1, in which 0500 is 320, 1:30 is 90, and the ticker ON is true.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]  # the stubs declare no ClassVar
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -105,6 +165,17 @@ class _PlainLoader(yaml.SafeLoader):
                 )
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first_characters in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", INTEGER, list("-+0123456789")),
+    ("float", FLOAT, list("-+.0123456789")),
+):
+    _PlainLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first_characters
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -168,14 +239,17 @@ def _same_amount(file_value: object, value: object) -> bool:
         return False
 
 
-def _decide_mode(config: Config, env: Environment) -> Mode:
+def _decide_mode(config: Config, env: Environment, foreign_keys: list[str]) -> Mode:
     """Decide the trading mode. Only `trading.mode` selects live, and live needs two more settings.
 
-    Raises ConfigInvalid when file and environment disagree, or when keys or live settings are missing.
+    Raises ConfigInvalid when file and environment disagree, or when keys or live settings are missing. The simulator
+    is chosen in silence only where no key of a broker is set.
     """
     configured = config.trading.mode
     has_keys = env.alpaca_api_key is not None and env.alpaca_secret_key is not None
     mode = configured or (env.trading_mode if env.trading_mode is not Mode.LIVE else None)
+    if mode is not Mode.SIM and not has_keys:
+        _require_whole_keys(env, foreign_keys)
     mode = mode or (Mode.PAPER if has_keys else Mode.SIM)
     hints = {
         "TRADING_MODE": env.trading_mode,
@@ -208,6 +282,17 @@ def _decide_mode(config: Config, env: Environment) -> Mode:
     if mode is not Mode.SIM and not has_keys:
         raise ConfigInvalid(f"{mode} trading needs ALPACA_API_KEY and ALPACA_SECRET_KEY in the environment")
     return mode
+
+
+def _require_whole_keys(env: Environment, foreign_keys: list[str]) -> None:
+    """Refuse keys under other names and one key without the other: they are meant for a broker."""
+    advice = "; for the simulator set trading.mode: sim"
+    if foreign_keys:
+        raise ConfigInvalid("; ".join(foreign_keys) + advice)
+    present = {"ALPACA_API_KEY": env.alpaca_api_key, "ALPACA_SECRET_KEY": env.alpaca_secret_key}
+    for name, other in (("ALPACA_API_KEY", "ALPACA_SECRET_KEY"), ("ALPACA_SECRET_KEY", "ALPACA_API_KEY")):
+        if present[name] is not None and present[other] is None:
+            raise ConfigInvalid(f"{name} is set and {other} is not: set both{advice}")
 
 
 def _check_live(config: Config) -> None:
@@ -262,7 +347,9 @@ def _describe_errors(error: ValidationError, path: Path | None) -> str:
     lines = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
+        if fault["type"] == "extra_forbidden" and (renamed := describe_old_keys(key, fault["input"])):
+            lines.extend(renamed)
+        elif fault["type"] == "extra_forbidden":
             similar_keys = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.4)
             lines.append(
                 f"unknown key {key}" + (f": did you mean {similar_keys[0]}?" if similar_keys else "")
@@ -282,4 +369,6 @@ def _describe_value(value: object) -> str:
 def _describe_environment_errors(error: ValidationError) -> str:
     """Describe invalid variables by name only, because a value may be a secret."""
     faults = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in faults)
+    return "; ".join(
+        f"{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults
+    )

@@ -2,22 +2,45 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from catalyst.config.listing_names import broker_symbol, exchange_name, sector_name
+from catalyst.config.scalars import is_number_type, require_plain_number
 
 Dollars = Annotated[Decimal, Field(ge=0, le=Decimal(10_000_000))]
 Percent = Annotated[float, Field(gt=0, le=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Symbol = Annotated[str, AfterValidator(broker_symbol)]
+Exchange = Annotated[str, AfterValidator(exchange_name)]
+Sector = Annotated[str, AfterValidator(sector_name)]
+
+WEIGHT_TOLERANCE: Final = 1e-9
 
 
 class Section(BaseModel):
     """Base of all sections: frozen; unknown keys, NaN and infinite numbers are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def check_number(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[info.field_name or ""]
+        return require_plain_number(value) if is_number_type(field.annotation) else value
 
 
 class Mode(StrEnum):
@@ -60,8 +83,18 @@ class SessionConfig(Section):
     flat_before_close_minutes: int = Field(10, ge=2, le=120)
     no_entries_before_close_minutes: int = Field(45, ge=5, le=240)
     proposal_expires_minutes: int = Field(5, ge=1, le=60)
-    market_open: str | int | None = None  # ignored with a notice; int because YAML reads 16:00 as 960
+    market_open: str | int | None = None  # ignored with a notice
     market_close: str | int | None = None
+
+    @field_validator("timezone")
+    @classmethod
+    def check_timezone(cls, timezone: str) -> str:
+        if timezone not in ("America/New_York", "US/Eastern"):
+            raise ValueError(
+                "it must be America/New_York: the exchange keeps New York hours; remove the key; "
+                "screens also show your local time"
+            )
+        return "America/New_York"  # US/Eastern is its old name
 
 
 class WorkflowConfig(Section):
@@ -81,9 +114,9 @@ class UniverseConfig(Section):
     """The symbols that may be traded."""
 
     listings_file: Path | None = None  # CSV: symbol, name, sector
-    exchanges: tuple[str, ...] = ("NYSE", "NASDAQ", "ARCA", "AMEX")
-    allow: tuple[str, ...] = ()  # when not empty, only these
-    deny: tuple[str, ...] = ()  # never these
+    exchanges: tuple[Exchange, ...] = ("NYSE", "NASDAQ", "ARCA", "AMEX")
+    allow: tuple[Symbol, ...] = ()  # when not empty, only these
+    deny: tuple[Symbol, ...] = ()  # never these
 
 
 class ScanConfig(Section):
@@ -160,7 +193,7 @@ class ScoringConfig(Section):
 
     @model_validator(mode="after")
     def check_weights(self) -> "ScoringConfig":
-        if abs(self.news + self.technical + self.momentum + self.volume - 1) > 1e-9:
+        if abs(self.news + self.technical + self.momentum + self.volume - 1) > WEIGHT_TOLERANCE:
             raise ValueError("scoring.news + technical + momentum + volume must sum to 1")
         return self
 
@@ -196,7 +229,7 @@ class DailyLimitsConfig(Section):
 
 
 class SectorLimitsConfig(Section):
-    sectors_to_limit: tuple[str, ...] = ()
+    sectors_to_limit: tuple[Sector, ...] = ()  # empty: every sector
 
 
 class CorrelationConfig(Section):
@@ -283,15 +316,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def check_limits(self) -> "Config":
-        if self.scan.min_price >= self.scan.max_price:
-            raise ValueError("scan.min_price is not below scan.max_price")
-        if self.risk.min_position_size > self.risk.max_position_size:
-            raise ValueError("risk.min_position_size is above risk.max_position_size")
-        if self.session.timezone != "America/New_York":
-            raise ValueError(
-                "session.timezone must be America/New_York: the exchange keeps New York hours; "
-                "remove the key; screens also show your local time"
-            )
+        broken_rules = "; ".join(_broken_rules(self))
+        if broken_rules:
+            raise ValueError(broken_rules)
         return self
 
     @property
@@ -299,6 +326,39 @@ class Config(Section):
         """A hash of all values, independent of their notation; stored with each day to identify its configuration."""
         text = json.dumps(self.model_dump(), default=_canonical, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _broken_rules(config: Config) -> Iterator[str]:
+    """Yield a sentence for each rule across keys that the configuration breaks."""
+    scan, risk, session, positions = config.scan, config.risk, config.session, config.positions
+    if scan.min_price >= scan.max_price:
+        yield "scan.min_price is not below scan.max_price"
+    weights = scan.weight_volume + scan.weight_momentum + scan.weight_gap + scan.weight_liquidity
+    if abs(weights - 1) > WEIGHT_TOLERANCE:
+        yield f"scan.weight_volume + weight_momentum + weight_gap + weight_liquidity must sum to 1, not {weights:g}"
+    technical = config.technical
+    if technical.weight_intraday + technical.weight_quarter_hour + technical.weight_daily == 0:
+        yield "technical.weight_intraday, weight_quarter_hour and weight_daily are all 0: give one of them a weight"
+    if risk.min_position_size > risk.max_position_size:
+        yield "risk.min_position_size is above risk.max_position_size"
+    last_entry, exits = session.no_entries_before_close_minutes, session.flat_before_close_minutes
+    if last_entry < exits:
+        yield (
+            f"session.no_entries_before_close_minutes {last_entry} is below session.flat_before_close_minutes {exits}: "
+            "entries would be made after the day's exits"
+        )
+    stop, target, ratio = (
+        positions.default_stop_loss_pct,
+        positions.default_take_profit_pct,
+        risk.min_reward_risk,
+    )
+    if target < ratio * stop:
+        yield (
+            f"positions.default_take_profit_pct {target:g} is below risk.min_reward_risk {ratio:g} times "
+            f"positions.default_stop_loss_pct {stop:g}: every plan with these levels would be refused"
+        )
+    if config.broker.reserved_for_exits >= config.broker.requests_per_minute:
+        yield "broker.reserved_for_exits leaves nothing of broker.requests_per_minute for entries"
 
 
 def _canonical(value: object) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from catalyst.config.scalars import is_number_type, require_plain_number
 from catalyst.config.schema import Config, Mode, SessionMode
+from catalyst.config.secret_values import ApiKey, DatabaseUrl, Password
 
 
 class Environment(BaseSettings):
@@ -26,9 +28,9 @@ class Environment(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    database_url: SecretStr | None = None
-    alpaca_api_key: SecretStr | None = None
-    alpaca_secret_key: SecretStr | None = None
+    database_url: DatabaseUrl | None = None
+    alpaca_api_key: ApiKey | None = None
+    alpaca_secret_key: ApiKey | None = None
     alpaca_base_url: str | None = None
     alpaca_paper: bool | None = None
     trading_mode: Mode | None = None
@@ -48,14 +50,17 @@ class Environment(BaseSettings):
     smtp_host: str | None = None
     smtp_port: int = 587
     smtp_username: str | None = None
-    smtp_password: SecretStr | None = None
+    smtp_password: Password | None = None
     smtp_from: str | None = None
     smtp_tls: bool = True
     alert_email_critical: str | None = None
     alert_email_warning: str | None = None
     alert_email_info: str | None = None
-    news_api_key: SecretStr | None = None
-    benzinga_api_key: SecretStr | None = None
+    alert_url_critical: SecretStr | None = None  # Apprise URLs, separated by commas
+    alert_url_warning: SecretStr | None = None
+    alert_url_info: SecretStr | None = None
+    news_api_key: ApiKey | None = None
+    benzinga_api_key: ApiKey | None = None
     notify_socket: str | None = None  # set by systemd, like watchdog_usec
     watchdog_usec: int | None = None
     log_level: str | None = None
@@ -73,7 +78,16 @@ class Environment(BaseSettings):
     catalyst_clock_held_speed: float | None = Field(None, gt=0, le=100_000)
     xdg_data_home: Path | None = None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def check_number(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[info.field_name or ""]
+        return require_plain_number(value) if is_number_type(field.annotation) else value
 
+
+SECRET_NAMES: Final = frozenset(
+    name for name, info in Environment.model_fields.items() if "SecretStr" in str(info.annotation)
+)
 ALPACA_PAPER: Final = "https://paper-api.alpaca.markets"
 ALPACA_LIVE: Final = "https://api.alpaca.markets"
 ALPACA_DATA: Final = "https://data.alpaca.markets"

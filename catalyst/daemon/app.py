@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from catalyst.clock import Clock
+from catalyst.clock import Clock, waiting
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components
 from catalyst.daemon.runtime.change_signal import ChangeSignal
@@ -30,9 +30,16 @@ from catalyst.daemon.shutdown import (
     end_epoch,
     flatten_in_outage,
     flatten_or_none,
+    send_last_alerts,
     stop_on_signals,
 )
-from catalyst.daemon.startup import acquire_account, acquire_host_lock, open_database, recover_or_stop
+from catalyst.daemon.startup import (
+    StoppedAtStart,
+    acquire_account,
+    acquire_host_lock,
+    open_database,
+    recover_or_stop,
+)
 from catalyst.daemon.trading_day.operator_commands import OperatorCommands
 from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule
 from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
@@ -61,7 +68,11 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
     for notice in settings.notices:
         log.warning("config_notice", notice=notice)
     async with AsyncExitStack() as stack:
-        account = await acquire_host_lock(stack, settings, clock)
+        try:
+            account = await acquire_host_lock(stack, settings, clock, dsn=dsn, stop=stop)
+        except StoppedAtStart:
+            log.critical("stopped_before_recovery", reason=stop.reason)
+            return ExitCode.NOT_FLAT
         gate = EntryGate()
         store = await open_database(stack, dsn, clock, gate)
         components, holding = await acquire_account(stack, settings, store, clock, gate, account)
@@ -72,24 +83,54 @@ async def recover_and_run(
     components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
 ) -> ExitCode:
     """Recover, then run every loop until a signal, a successor, or the end of the only day."""
-    async with _build_watchdog(components).watching():
-        return await _recover_and_run(components, lease, stop, once=once)
+    watchdog = _build_watchdog(components)
+    async with watchdog.watching():
+        return await _recover_and_run(components, lease, stop, watchdog, once=once)
 
 
 def _build_watchdog(components: Components) -> Watchdog:
     env = components.settings.env
     within = None if env.watchdog_usec is None else timedelta(microseconds=env.watchdog_usec)
-    return Watchdog(components.supervisor, components.clock, env.notify_socket, within)
+    return Watchdog(
+        components.supervisor, components.clock, env.notify_socket, within, lambda: describe_state(components)
+    )
+
+
+def describe_state(components: Components) -> str:
+    """Return one line for the service manager: the phase, the positions and what blocks entries."""
+    if not components.ready.is_set():
+        return "recovering: reads every order and position at the broker"
+    session = components.current_day.session
+    if session is None:
+        market = "market hours unknown"
+    elif components.current_day.market_open:
+        market = f"market open until {session.close.astimezone(NEW_YORK):%H:%M} New York"
+    else:
+        market = "market closed"
+    count, unprotected = (
+        len(components.ledger.last_known.positions),
+        components.protector.unprotected_time.unprotected,
+    )
+    stops = f", {len(unprotected)} without a confirmed stop" if unprotected else ""
+    blocked = (
+        f"blocked by {', '.join(sorted(components.gate.reasons))}" if components.gate.reasons else "possible"
+    )
+    phase = "stopping" if "stopping" in components.gate.reasons else "running"
+    return f"{phase}: {market}; {count} position{'s' * (count != 1)}{stops}; entries {blocked}"
 
 
 async def _recover_and_run(
-    components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
+    components: Components, lease: AccountLease, stop: StopRequest, watchdog: Watchdog, *, once: bool
 ) -> ExitCode:
     command_inserted = ChangeSignal()
     with components.clock.hold():
         command_listener = await listen(components.store.dsn, COMMAND_CHANNEL, command_inserted.notify)
     try:
-        async with components.supervisor.running({"stream": lambda: consume_stream(components)}):
+        loops: dict[str, Loop] = {
+            "stream": lambda: consume_stream(components),
+            "alert_delivery": components.alert_delivery.run,
+        }
+        async with components.supervisor.running(loops):
             if not await recover_or_stop(components, stop):
                 log.critical("stopped_before_recovery", reason=stop.reason)
                 if not stop.flatten:
@@ -97,7 +138,9 @@ async def _recover_and_run(
                 deadline = components.clock.now() + MIN_OUTAGE_FLATTEN_TIME
                 await abandon_database(components)
             else:
-                code, deadline = await run_loops(components, lease, command_inserted, stop, once=once)
+                code, deadline = await run_loops(
+                    components, lease, command_inserted, stop, watchdog, once=once
+                )
                 if code is not None:
                     return code
         # The loops have ended and the store is abandoned, so only the outage exit can still send.
@@ -107,6 +150,7 @@ async def _recover_and_run(
         with components.clock.hold():
             await command_listener.close()
         await end_epoch(components, stop)
+        await send_last_alerts(components)
 
 
 async def run_loops(
@@ -114,6 +158,7 @@ async def run_loops(
     lease: AccountLease,
     command_inserted: ChangeSignal,
     stop: StopRequest,
+    watchdog: Watchdog,
     *,
     once: bool,
 ) -> tuple[ExitCode | None, datetime]:
@@ -144,7 +189,8 @@ async def run_loops(
     async with components.supervisor.running(loops):
         log.info("daemon_ready", gate=sorted(components.gate.reasons))
         components.ready.set()
-        _build_watchdog(components).notify("READY=1")
+        watchdog.notify("READY=1")
+        watchdog.send_status(describe_state(components))
         await stop.requested.wait()
         components.gate.close("stopping", stop.reason)
         if not stop.flatten:
@@ -156,7 +202,8 @@ async def run_loops(
 
 async def consume_stream(components: Components) -> None:
     """Consume the stream after the unfinished work is known."""
-    await components.startup_survey.completed.wait()
+    with waiting():  # for the database
+        await components.startup_survey.completed.wait()
     await components.stream_consumer.run()
 
 
@@ -195,8 +242,9 @@ async def run_sessions(
         async with components.supervisor.running(
             {"commands": commands.run, "enforce_flat": day.enforce_flat}
         ):
-            jobs = remaining(market_day(session, components.config.in_force), clock.now())
-            await run_schedule(jobs, clock, day.run)
+            jobs = market_day(session, components.config.in_force)
+            await day.log_missed_scans(jobs)
+            await run_schedule(remaining(jobs, clock.now()), clock, day.run)
         current_day.mark_finished()
         if once:
             exit_code = ExitCode.FLAT if components.end_of_day.proven else ExitCode.NOT_FLAT

@@ -31,6 +31,7 @@ from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
 from catalyst.daemon.risk.price_cache import PriceCache
 from catalyst.daemon.risk.stop_monitor import StopMonitor
+from catalyst.daemon.runtime.alert_delivery import AlertDelivery, usable_channels
 from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
@@ -82,6 +83,7 @@ class Components:
     safe_mode: SafeMode
     shorting_lock: ShortingLock
     startup_survey: StartupSurvey
+    alert_delivery: AlertDelivery
     epoch: int
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -205,7 +207,9 @@ def build_components(
         emergency_stop=emergency_stop,
         daily_loss_limit=daily_loss_limit,
         reconciler=reconciler,
-        orphans=OrphanPositions(store, broker, ledger, submission, exits, clock, config, epoch),
+        orphans=OrphanPositions(
+            store, broker, ledger, submission, exits, clock, config, unprotected_time, epoch
+        ),
         stream_consumer=StreamConsumer(stream, ledger, gate, reconciler, another_catalyst, store, clock),
         flatten=flatten,
         outage_exit=outage_exit,
@@ -217,5 +221,6 @@ def build_components(
         safe_mode=SafeMode(store, gate, clock, proofs, epoch),
         shorting_lock=ShortingLock(broker, store, clock, config),
         startup_survey=StartupSurvey(store, gate, clock),
+        alert_delivery=AlertDelivery(store, usable_channels(settings, clock), clock),
         epoch=epoch,
     )

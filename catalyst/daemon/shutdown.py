@@ -141,6 +141,14 @@ async def _flatten_by_database(components: Components, stop: StopRequest, deadli
     return ExitCode.FLAT if proof.proven else ExitCode.NOT_FLAT
 
 
+async def send_last_alerts(components: Components) -> None:
+    """Send the alerts of the last moments, each channel within its time limit; the next start sends the rest."""
+    try:
+        await components.alert_delivery.send_waiting()
+    except (DatabaseUnavailable, DatabaseContention) as error:
+        log.warning("last_alerts_not_sent", error=str(error))
+
+
 async def end_epoch(components: Components, stop: StopRequest) -> None:
     """Write the last rows after every loop has ended: latch what failed in the last moments and was not
     written by safe mode, and record the end of the run."""

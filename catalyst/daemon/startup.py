@@ -6,7 +6,6 @@ import os
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +20,7 @@ from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components, build_components
 from catalyst.daemon.outage.spool import Spool
+from catalyst.daemon.runtime.broker_wait import BrokerWait
 from catalyst.daemon.shutdown import MIN_OUTAGE_FLATTEN_TIME, StopRequest
 from catalyst.daemon.trading_day.sessions import current_or_next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease, acquire_lease
@@ -38,6 +38,7 @@ from catalyst.domain.errors import (
 from catalyst.domain.fault_points import FaultPoint
 from catalyst.domain.report import AccountReport
 from catalyst.flat_proof_files import FlatProofFiles
+from catalyst.installation import VERSION
 from catalyst.store import daemon_epoch
 from catalyst.store.daemon_epoch import RunInfo
 from catalyst.store.migrate import require_current
@@ -47,28 +48,38 @@ from catalyst.store.schema_checks import require_constraints, require_privileges
 log = structlog.get_logger()
 
 ROOT: Final = Path(__file__).parents[2]
-VERSION: Final = version("catalyst")
 STREAM_TIMEOUT: Final = timedelta(
     seconds=5
 )  # recovery waits that long for the stream, then goes on without it
-BROKER_TIMEOUT: Final = timedelta(seconds=30)  # the broker's first response; later the start is given up
 RETRY_PAUSE: Final = timedelta(seconds=5)
 
 
+class StoppedAtStart(Exception):
+    """A stop was requested before the broker answered."""
+
+
 async def acquire_host_lock(
-    stack: AsyncExitStack, settings: Settings, clock: Clock, *, fault_point: FaultPoint | None = None
+    stack: AsyncExitStack,
+    settings: Settings,
+    clock: Clock,
+    *,
+    dsn: str,
+    stop: StopRequest,
+    fault_point: FaultPoint | None = None,
 ) -> AccountReport:
     """Read the account of the keys and lock it against every other process of this machine.
 
-    A broker that cannot be read is retried for BROKER_TIMEOUT: one slow response must not leave held shares
-    unattended. Raises UserError when it stays unreachable or rejects the keys.
+    A broker that cannot be read is retried for BROKER_TIMEOUT, and as long as the database at `dsn` shows open work:
+    held shares must not be left unattended. Raises UserError when it stays unreachable or rejects the keys, and
+    StoppedAtStart when a stop is requested meanwhile.
     """
     key, secret = settings.keys
     asking = AlpacaBroker(
         clock, base_url=settings.trading_url, key=key, secret=secret, fault_point=fault_point
     )
     try:
-        account = await _read_account_with_retry(asking, clock)
+        waiting = BrokerWait(dsn, clock, settings.env.notify_socket)
+        account = await _read_account_with_retry(asking, clock, waiting, stop)
     except BrokerError as error:
         raise UserError(
             f"the broker at {settings.trading_url} does not answer ({error}): "
@@ -93,16 +104,20 @@ async def acquire_host_lock(
     return account
 
 
-async def _read_account_with_retry(broker: AlpacaBroker, clock: Clock) -> AccountReport:
-    deadline = clock.now() + BROKER_TIMEOUT
+async def _read_account_with_retry(
+    broker: AlpacaBroker, clock: Clock, waiting: BrokerWait, stop: StopRequest
+) -> AccountReport:
     while True:
         try:
-            return await broker.account()
+            account = await broker.account()
         except (BrokerUnavailable, OutcomeUnknown) as error:
-            if clock.now() >= deadline:
+            if not await waiting.must_go_on(str(error)):
                 raise
-            log.warning("broker_unreachable", error=str(error), until=deadline.isoformat())
-            await clock.sleep(RETRY_PAUSE)
+        else:
+            waiting.end()
+            return account
+        if await wait(clock, stop.requested, RETRY_PAUSE):
+            raise StoppedAtStart
 
 
 def _check_account(settings: Settings, account: AccountReport) -> None:
@@ -110,6 +125,12 @@ def _check_account(settings: Settings, account: AccountReport) -> None:
     if settings.mode is Mode.LIVE and account.account_number != wanted:
         raise WrongAccount(
             f"trading.account_number is {wanted}, the keys open account {account.account_number}"
+        )
+    if settings.config.risk.max_daily_loss > account.equity:
+        log.warning(
+            "config_notice",
+            notice=f"risk.max_daily_loss {settings.config.risk.max_daily_loss} is above the account's equity "
+            f"{account.equity}: the limit can never stop a loss; lower it",
         )
 
 
@@ -307,6 +328,7 @@ async def read_unfinished(components: Components) -> None:
 
 async def _recover(components: Components) -> None:
     """Read everything the broker shows, before anything else; retry until it succeeds."""
+    waiting = BrokerWait(components.store.dsn, components.clock, components.settings.env.notify_socket)
     while True:
         try:
             findings = await components.reconciler.reconcile("recovery")
@@ -315,10 +337,11 @@ async def _recover(components: Components) -> None:
                 await components.entry_expiry.expire_entries()
                 unprotected = await components.protector.check()
                 break
-            log.warning("recovery_retried", reason="the broker could not be read")
+            await waiting.must_go_on("the broker could not be read")
         except DatabaseUnavailable as error:
             log.warning("recovery_retried", reason=f"the database is unavailable: {error}")
         await components.clock.sleep(RETRY_PAUSE)
+    waiting.end()
     components.gate.reopen("recovery")
     log.info(
         "recovered",

@@ -1,7 +1,8 @@
 """Checks that need only the database: daemon, safe mode, invariants, stuck orders, stale data, protection, journal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -10,18 +11,22 @@ from catalyst.doctor.issues import Issue, IssueKind, new_issue
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.invariants import STATEMENTS, Invariant, Violation
 from catalyst.domain.order import Purpose, Status
+from catalyst.domain.protection import is_covered
 from catalyst.domain.rows import OrderRow
 from catalyst.domain.session import trading_date
+from catalyst.domain.unprotected_time import Gap, orphan_gaps, position_gaps, seconds_of
 from catalyst.store import (
+    candidates,
     cycles,
     daemon_epoch,
-    exit_intents,
     invariant_checks,
     journal,
     latches,
     orders,
+    orphans,
     pipeline_views,
     positions,
+    quarantine,
     reporting_queries,
 )
 from catalyst.store.journal import START, ChainBreak
@@ -30,12 +35,16 @@ from catalyst.store.pool import Connection
 STUCK_AFTER: Final = timedelta(minutes=5)
 CYCLE_STALE_AFTER: Final = timedelta(minutes=30)
 DATA_STALE_AFTER: Final = timedelta(minutes=10)
-UNPROTECTED_AFTER: Final = timedelta(seconds=30)
+UNPROTECTED_AFTER: Final = timedelta(seconds=15)
+DAY_END_GRACE: Final = timedelta(minutes=5)  # after the close: last reports, proof, end of the cycle
 MINUTE: Final = timedelta(minutes=1)
 
 
-async def check_database(conn: Connection, at: datetime) -> list[Issue]:
-    """Return the issues found by all checks except the journal's."""
+async def check_database(conn: Connection, at: datetime, *, flat_at_close: bool = True) -> list[Issue]:
+    """Return the issues found by all checks except the journal's.
+
+    `flat_at_close`: every position must be exited before the close.
+    """
     account = (await daemon_epoch.current(conn)).account_id
     alive = account is not None and await reporting_queries.is_account_locked(conn, account)
     session = await reporting_queries.session_of(conn, trading_date(at))
@@ -48,7 +57,9 @@ async def check_database(conn: Connection, at: datetime) -> list[Issue]:
     issues += _stuck_orders(await orders.working(conn), at)
     if open_now:
         issues += await _stale_data(conn, at)
-    return [*issues, *await _unprotected_positions(conn, at)]
+    issues += await _unfinished_days(conn, at, open_now=open_now, flat_at_close=flat_at_close)
+    issues += await _quarantine_issues(conn)
+    return [*issues, *await _unprotected_shares(conn, at, open_now=open_now)]
 
 
 async def pipeline_summary(conn: Connection, at: datetime) -> dict[str, object]:
@@ -176,9 +187,14 @@ def _stuck_orders(working: list[OrderRow], at: datetime) -> Iterator[Issue]:
 
 
 async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
-    """Return an issue for a cycle not written for 30 minutes, and for each position not marked for 10 minutes."""
+    """Return an issue for a degraded scan, a cycle not written for 30 minutes, and each position not marked for 10."""
     issues = []
     cycle = await cycles.of_day(conn, trading_date(at))
+    scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
+    if scans and scans[-1].degraded is not None:
+        issues.append(
+            new_issue(IssueKind.SCAN_DEGRADED, f"the last scan of today is degraded: {scans[-1].degraded}")
+        )
     finished = (CycleStatus.CLOSED, CycleStatus.COMPLETED)
     if cycle is not None and cycle.status not in finished and at - cycle.updated_at > CYCLE_STALE_AFTER:
         minutes = round((at - cycle.updated_at) / MINUTE)
@@ -211,29 +227,114 @@ async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
     return issues
 
 
-async def _unprotected_positions(conn: Connection, at: datetime) -> list[Issue]:
-    """Return an issue for each position without a full stop 30 s after its entry, unless it is being exited."""
-    exiting = {intent.position_id for intent in await exit_intents.open_intents(conn)}
-    entry_times = {row.position_id: row.entry_time for row in await positions.open_positions(conn)}
-    return [
-        unprotected_issue(
-            risk.symbol,
-            f"{risk.unprotected_qty.normalize():f} of {risk.quantity.normalize():f}",
-            risk.position_id,
+async def _unfinished_days(
+    conn: Connection, at: datetime, *, open_now: bool, flat_at_close: bool
+) -> list[Issue]:
+    """Return the issues of the last session's end: what is held or open after it, and days that were not completed."""
+    session = await reporting_queries.last_closed_session(conn, at)
+    if session is None:
+        return []
+    issues = []
+    held = [row for row in await positions.open_positions(conn) if row.entry_time < session.close]
+    if held and flat_at_close and not open_now:
+        symbols = [row.symbol for row in held]
+        issues.append(
+            new_issue(
+                IssueKind.HELD_AFTER_CLOSE,
+                f"{len(held)} positions are held after the close of {session.day}: {', '.join(symbols)}; the daemon "
+                "exits them after the next open",
+                symbols=symbols,
+            )
         )
-        for risk in await pipeline_views.open_risk(conn)
-        if risk.unprotected_qty > 0
-        and risk.position_id not in exiting
-        and at - entry_times.get(risk.position_id, at) > UNPROTECTED_AFTER
+    if at - session.close < DAY_END_GRACE:
+        return issues
+    held_ids = set() if flat_at_close else {row.position_id for row in held}
+    working = [
+        row
+        for row in await orders.working(conn)
+        if row.origin != "external"
+        and row.created_at < at - DAY_END_GRACE
+        and row.position_id not in held_ids
+    ]
+    if working and not open_now:
+        issues.append(
+            new_issue(
+                IssueKind.OPEN_AFTER_CLOSE,
+                f"{len(working)} orders are open after the close of {session.day}: "
+                f"{', '.join(sorted({row.symbol for row in working}))}",
+                order_ids=[row.order_id for row in working],
+            )
+        )
+    return issues + [
+        new_issue(
+            IssueKind.CYCLE_NOT_COMPLETED,
+            f"the day {cycle.cycle_date} is {cycle.status}: it was not closed and not proven flat",
+            subject=cycle.cycle_id,
+            cycle_id=cycle.cycle_id,
+        )
+        for cycle in await cycles.unfinished_before(conn, session.day + timedelta(days=1))
     ]
 
 
-def unprotected_issue(symbol: str, shares: str, position_id: int | None) -> Issue:
-    """Return the issue for shares without a stop; transient, because a group being replaced has none for a moment."""
+async def _quarantine_issues(conn: Connection) -> list[Issue]:
+    count = await quarantine.count_unresolved(conn)
+    if not count:
+        return []
+    oldest = (await quarantine.unresolved(conn, 1))[0]
+    return [
+        new_issue(
+            IssueKind.QUARANTINE_UNRESOLVED,
+            f"{count} reports of the broker are in quarantine and nobody has checked them; the oldest is of "
+            f"{oldest.at:%Y-%m-%d %H:%M} UTC: {oldest.reason}",
+            count=count,
+        )
+    ]
+
+
+async def _unprotected_shares(conn: Connection, at: datetime, *, open_now: bool) -> list[Issue]:
+    """Return an issue for the shares of each position and orphan that have had no working stop for 15 s.
+
+    An exit that is open is no excuse. Outside trading hours a stop that the broker has accepted suffices.
+    """
+    held = await positions.open_positions(conn)
+    rows = await orders.of_positions(conn, [position.position_id for position in held])
+    fills = await orders.fills_of(conn, [row.order_id for group in rows.values() for row in group])
+    issues: list[Issue] = []
+    for position in held:
+        gaps = position_gaps(position, rows[position.position_id], fills, at)
+        if not open_now and is_covered(position.quantity, rows[position.position_id]):
+            continue
+        issues += _gap_issues(gaps, position.symbol, position.quantity, position.position_id)
+    for orphan in await orphans.open_orphans(conn):
+        of_orphan = await orders.of_orphan(conn, orphan.symbol, orphan.side, since=orphan.found_at)
+        fills = await orders.fills_of(conn, [row.order_id for row in of_orphan])
+        if open_now or not is_covered(orphan.quantity, of_orphan):
+            gaps = orphan_gaps(orphan, of_orphan, fills, at)
+            issues += _gap_issues(gaps, orphan.symbol, orphan.quantity, orphan.position_id)
+    return issues
+
+
+def _gap_issues(
+    gaps: Sequence[Gap], symbol: str, quantity: Decimal, position_id: int | None
+) -> Iterator[Issue]:
+    if gaps and gaps[-1].lasts and gaps[-1].ended - gaps[-1].began > UNPROTECTED_AFTER:
+        shares = f"{gaps[-1].shares.normalize():f} of {quantity.normalize():f}"
+        yield unprotected_issue(symbol, shares, position_id, seconds=seconds_of(gaps))
+
+
+def unprotected_issue(
+    symbol: str, shares: str, position_id: int | None, *, seconds: Decimal | None = None
+) -> Issue:
+    """Return the issue for shares without a stop; transient, because a group being replaced has none for a moment.
+
+    `seconds`: the unprotected seconds of the position; None when only the broker was read.
+    """
+    lasted = "" if seconds is None else f"; unprotected for {seconds.quantize(Decimal('0.1')):f} s so far"
     return new_issue(
         IssueKind.UNPROTECTED_POSITION,
-        f"{shares} shares of {symbol} have no working stop at the broker",
+        f"{shares} shares of {symbol} have no working stop at the broker{lasted}",
         position_id=position_id,
         symbol=symbol,
+        unprotected_seconds=seconds,
         transient=True,
     )

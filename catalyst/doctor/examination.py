@@ -38,13 +38,13 @@ async def examine(
     when no process drives it.
     """
     started, at = perf_counter(), clock.now()
-    issues, connected = await _check_once(store, broker, clock)
+    issues, connected = await _check_once(store, broker, settings, clock)
     for pause in RECHECK_DELAYS:
         if not any(issue.transient for issue in issues):
             break
         await pause_clock.sleep(pause)
         keys = {issue.key for issue in issues}
-        rechecked, connected = await _check_once(store, broker, clock)
+        rechecked, connected = await _check_once(store, broker, settings, clock)
         issues = [issue for issue in rechecked if not issue.transient or issue.key in keys]
     async with store.read() as conn:
         pipeline = await database_checks.pipeline_summary(conn, clock.now())
@@ -62,11 +62,15 @@ async def examine(
     return Examination(at, (perf_counter() - started) * 1000, mode, pipeline, tuple(ranked))
 
 
-async def _check_once(store: Store, broker: Broker, clock: Clock) -> tuple[list[Issue], bool]:
+async def _check_once(
+    store: Store, broker: Broker, settings: Settings, clock: Clock
+) -> tuple[list[Issue], bool]:
     """Check database and broker once; return the issues and whether the broker answered."""
     at = clock.now()
     async with store.read() as conn:
-        issues = await database_checks.check_database(conn, at)
+        issues = await database_checks.check_database(
+            conn, at, flat_at_close=settings.config.positions.close_all_at_market_close
+        )
         try:
             return [*issues, *await broker_checks.compare_with_broker(conn, broker, at)], True
         except BrokerError as error:

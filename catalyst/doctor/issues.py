@@ -19,6 +19,10 @@ class IssueKind(StrEnum):
     QTY_MISMATCH = "QTY_MISMATCH"
     OVERSOLD = "OVERSOLD"  # the broker's position has the opposite sign
     UNPROTECTED_POSITION = "UNPROTECTED_POSITION"
+    HELD_AFTER_CLOSE = "HELD_AFTER_CLOSE"  # positions that should have been exited before the close
+    OPEN_AFTER_CLOSE = "OPEN_AFTER_CLOSE"  # orders that are still working after the close
+    CYCLE_NOT_COMPLETED = "CYCLE_NOT_COMPLETED"  # a day that was not closed and proven
+    QUARANTINE_UNRESOLVED = "QUARANTINE_UNRESOLVED"  # reports that no rule could apply
     STUCK_ORDER = "STUCK_ORDER"
     ORDER_STATUS_MISMATCH = "ORDER_STATUS_MISMATCH"
     ORDER_NOT_FOUND = "ORDER_NOT_FOUND"  # our row names an order that the broker does not have
@@ -28,6 +32,7 @@ class IssueKind(StrEnum):
     PNL_MISMATCH = "PNL_MISMATCH"  # the database's result differs from that of the broker's fills
     ILLEGAL_HISTORY = "ILLEGAL_HISTORY"
     SAFE_MODE = "SAFE_MODE"
+    SCAN_DEGRADED = "SCAN_DEGRADED"  # the last scan lacked news or daily bars
     CYCLE_STALE = "CYCLE_STALE"
     STALE_POSITION_DATA = "STALE_POSITION_DATA"
     DAEMON_DOWN = "DAEMON_DOWN"
@@ -49,6 +54,10 @@ FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.QTY_MISMATCH: RECONCILE,
     IssueKind.OVERSOLD: RECONCILE,
     IssueKind.UNPROTECTED_POSITION: "catalyst close {symbol}",
+    IssueKind.HELD_AFTER_CLOSE: "catalyst positions",
+    IssueKind.OPEN_AFTER_CLOSE: "catalyst orders",
+    IssueKind.CYCLE_NOT_COMPLETED: "catalyst run",
+    IssueKind.QUARANTINE_UNRESOLVED: "catalyst doctor --resolve 'checked: NOTE'",
     IssueKind.STUCK_ORDER: RECONCILE,
     IssueKind.ORDER_STATUS_MISMATCH: RECONCILE,
     IssueKind.ORDER_NOT_FOUND: RECONCILE,
@@ -58,6 +67,7 @@ FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.PNL_MISMATCH: RECONCILE,
     IssueKind.ILLEGAL_HISTORY: "catalyst doctor --journal",
     IssueKind.SAFE_MODE: "catalyst resume",
+    IssueKind.SCAN_DEGRADED: "catalyst check",
     IssueKind.CYCLE_STALE: "catalyst status",
     IssueKind.STALE_POSITION_DATA: "catalyst status",
     IssueKind.DAEMON_DOWN: "catalyst run",
@@ -72,9 +82,13 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
     **dict.fromkeys(IssueKind, Severity.CRITICAL),
     **dict.fromkeys(
         (
+            IssueKind.OPEN_AFTER_CLOSE,
+            IssueKind.CYCLE_NOT_COMPLETED,
+            IssueKind.QUARANTINE_UNRESOLVED,
             IssueKind.STUCK_ORDER,
             IssueKind.ORDER_STATUS_MISMATCH,
             IssueKind.ORDER_NOT_FOUND,
+            IssueKind.SCAN_DEGRADED,
             IssueKind.CYCLE_STALE,
             IssueKind.ALPACA_ERROR,
             IssueKind.CLOCK_SKEW,

@@ -4,9 +4,17 @@ A broker error says whether a failed request took effect. `OrderRejected`: no, a
 perhaps. `BrokerUnavailable`: the request was never sent or did not arrive.
 """
 
+from catalyst.domain.secret_mask import mask_text
+
 
 class CatalystError(Exception):
-    """Base of all exceptions of Catalyst. Caught only at the edge of the process."""
+    """Base of all exceptions of Catalyst. Caught only at the edge of the process.
+
+    Secrets in its text are masked: the text goes to rows, alerts and files, and may quote a library's error.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(mask_text(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UserError(CatalystError):
@@ -73,7 +81,7 @@ class OrderRejected(BrokerError):
     def __init__(self, code: str, text: str, *, http_status: int = 0, related: tuple[str, ...] = ()) -> None:
         super().__init__(f"{code}: {text}")
         self.code = code
-        self.text = text
+        self.text = mask_text(text)
         self.http_status = http_status
         self.related = related
 

@@ -34,7 +34,7 @@ from catalyst.domain.report_changes import (
     PositionChange,
     QuarantineEntry,
 )
-from catalyst.domain.rows import ExecutionRow, OrderRow, Orphan, PositionRow
+from catalyst.domain.rows import ExecutionRow, OrderRow, Orphan, PositionRow, changed
 from catalyst.domain.session import trading_date
 
 
@@ -101,7 +101,7 @@ class FillDecision:
         new_status, kind = machine.after_fill(row.state, fill.quantity)
         filled_qty = row.filled_qty + fill.quantity
         notional = sum((each.quantity * each.price for each in executions), fill.quantity * fill.price)
-        after = replace(row, status=new_status, filled_qty=filled_qty, filled_avg_price=notional / filled_qty)
+        after = changed(row, status=new_status, filled_qty=filled_qty, filled_avg_price=notional / filled_qty)
         note = f"{fill.quantity} @ {fill.price}, {fill.cum_qty} in all"
         is_late = kind is EdgeKind.LATE
         change = OrderChange(

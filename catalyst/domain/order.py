@@ -132,6 +132,7 @@ _ACTIVE: Final = frozenset(
         "partially_filled",
     }
 )
+_KNOWN_WORKING: Final = _PENDING | _ACTIVE
 _TERMINAL_BY_BROKER_STATUS: Final = {
     "filled": S.FILLED,
     "canceled": S.CANCELLED,
@@ -153,7 +154,7 @@ def status_of(broker_status: str, filled: Decimal, quantity: Decimal) -> Status 
     """
     if broker_status in _TERMINAL_BY_BROKER_STATUS:
         return _TERMINAL_BY_BROKER_STATUS[broker_status]
-    if broker_status not in _PENDING | _ACTIVE:
+    if broker_status not in _KNOWN_WORKING:
         return None
     if filled >= quantity > 0:
         return S.FILLED

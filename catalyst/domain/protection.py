@@ -140,6 +140,22 @@ def protection_of(quantity: Decimal, exits: list[ExitOrder]) -> Protection:
     return Protection.INACTIVE_LEGS if has_inactive_legs else Protection.UNPROTECTED
 
 
+def is_covered(quantity: Decimal, rows: Sequence[OrderRow]) -> bool:
+    """Return true when working stops and working market exits cover `quantity` shares; `rows` are their orders."""
+    stops, _ = _working_stop_qty(exit_orders_of(rows), LIVE_STATUSES)
+    exits = sum(
+        (
+            row.remaining
+            for row in rows
+            if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) and row.order_type == "market"
+            if row.status in (Status.ACCEPTED, Status.PARTIAL_FILL) or row.broker_status == "new"
+            if row.status in WORKING
+        ),
+        Decimal(0),
+    )
+    return stops + exits >= quantity
+
+
 def _working_stop_qty(exits: list[ExitOrder], statuses: AbstractSet[str]) -> tuple[Decimal, bool]:
     """Return the shares under stops in these broker statuses, and whether there is any such stop, active or not."""
     working = (Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL)

@@ -25,7 +25,7 @@ from catalyst.domain.report_changes import (
     QuarantineEntry,
     ReportDecision,
 )
-from catalyst.domain.rows import NewOrder, OrderRow
+from catalyst.domain.rows import NewOrder, OrderRow, changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class _DecisionBuilder:
         if row.quantity != report.quantity:
             if (row.origin == "broker" or row.parent_order_id) and row.filled_qty <= report.quantity:
                 note = f"the broker resized the order to {report.quantity}"
-                resized = replace(row, quantity=report.quantity)
+                resized = changed(row, quantity=report.quantity)
                 self._change(row, resized, JournalLine("note", None, row.status, note))
                 return
             reason = f"the broker shows quantity {report.quantity}, Catalyst sent {row.quantity}"
@@ -189,7 +189,7 @@ class _DecisionBuilder:
         if then is None and not self._has_news(row, before, report):
             return
         reason = _rejection_reason(report) if then is Status.REJECTED else before.rejection_reason
-        after = replace(
+        after = changed(
             before,
             status=then or before.status,
             rejection_reason=reason,
@@ -390,7 +390,7 @@ def _bracket_level(report: OrderReport, name: Literal["stop_price", "limit_price
 def leg_row(new_leg: NewLeg, order_id: int) -> OrderRow:
     """Return the row of a leg after its insert, in the columns that the next decision reads."""
     order = new_leg.order
-    return replace(
+    return changed(
         new_leg.parent,
         order_id=order_id,
         client_order_id=order.client_order_id,

@@ -1,15 +1,16 @@
 """Rows of orders, positions and orphans as plain records: the store reads and writes them, decisions compare them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
+from typing import Final
 
 from catalyst.domain.ids import PREFIX
 from catalyst.domain.order import WORKING, OrderState, PositionSide, Purpose, Side, Status
 from catalyst.domain.position import PositionState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: `changed` copies the columns at once
 class OrderRow:
     """One row of orders, with its security's symbol. Quantities in shares, prices in dollars, times UTC."""
 
@@ -48,11 +49,14 @@ class OrderRow:
     closed_at: datetime | None
     rejection_reason: str | None
     cancel_reason: str | None
-    # The broker's own times; the columns above hold the times at which Catalyst received the reports.
+    # The broker's own times; `closed_at` is the broker's where it reports one.
     broker_submitted_at: datetime | None = None
     broker_filled_at: datetime | None = None
     broker_canceled_at: datetime | None = None
     broker_expired_at: datetime | None = None
+    # Times of receipt: the order is accepted and not at a venue; afterwards the venue has it.
+    pending_at: datetime | None = None
+    acknowledged_at: datetime | None = None
 
     @property
     def is_of_another_catalyst(self) -> bool:
@@ -87,6 +91,21 @@ class OrderRow:
     def is_outcome_unknown(self) -> bool:
         """True while it is not certain whether the broker has the order."""
         return self.status is Status.SUBMITTED and self.alpaca_order_id is None
+
+
+_COLUMNS: Final = frozenset(column.name for column in fields(OrderRow))
+
+
+def changed(row: OrderRow, **columns: object) -> OrderRow:
+    """Return a copy of the row with these columns changed: as `dataclasses.replace`, in a tenth of the time.
+
+    Raises TypeError for a name that is no column.
+    """
+    if not columns.keys() <= _COLUMNS:
+        raise TypeError(f"an order row has no column {', '.join(sorted(columns.keys() - _COLUMNS))}")
+    copy = object.__new__(OrderRow)
+    copy.__dict__.update(row.__dict__, **columns)
+    return copy
 
 
 @dataclass(frozen=True, slots=True)

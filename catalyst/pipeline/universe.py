@@ -1,12 +1,13 @@
 """Stage 1 of 8: selects the listings that may be traded: active common stocks, ADRs and funds."""
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from catalyst.config.schema import UniverseConfig
+from catalyst.config.schema import Config, UniverseConfig
 from catalyst.pipeline.frame import Bools, StageFilter, text_values
 
 # Warrants, rights and units, by name. "Unit" and "right" also occur in company names (Unit Corp), so they count only
@@ -73,6 +74,31 @@ def universe(assets: pd.DataFrame, cfg: UniverseConfig) -> pd.DataFrame:
         stage_filter.refuse(~symbols.isin(cfg.allow).to_numpy(), "not on universe.allow")
     stage_filter.refuse(symbols.isin(cfg.deny).to_numpy(), "on universe.deny")
     return stage_filter.to_frame()
+
+
+def unmatched_names(symbols: Collection[str], sectors: Collection[str], config: Config) -> list[str]:
+    """Return a sentence for each key whose names match nothing: they would deny, allow or limit nothing.
+
+    `symbols` are those that the broker lists, `sectors` those of the listings file.
+    """
+    sentences = []
+    for key, names in (("allow", config.universe.allow), ("deny", config.universe.deny)):
+        missing = [name for name in names if name not in symbols]
+        if missing:
+            sentences.append(
+                f"universe.{key}: the broker lists no {', '.join(missing)}; correct it, or use the new symbol"
+            )
+    unknown = [name for name in config.sector_limits.sectors_to_limit if name not in sectors]
+    if unknown and config.universe.listings_file is None:
+        sentences.append(
+            "sector_limits.sectors_to_limit limits nothing without universe.listings_file: brokers send no sectors"
+        )
+    elif unknown:
+        known = ", ".join(sorted(set(sectors))) or "no sector"
+        sentences.append(
+            f"sector_limits.sectors_to_limit: universe.listings_file has no {', '.join(unknown)}; it has {known}"
+        )
+    return sentences
 
 
 def _initial_frame(assets: pd.DataFrame) -> pd.DataFrame:

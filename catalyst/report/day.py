@@ -12,7 +12,15 @@ from catalyst.domain.order import PositionSide, Purpose
 from catalyst.domain.position import CENT, ZERO
 from catalyst.domain.rows import PositionRow
 from catalyst.report.formatting import in_stage_order
-from catalyst.store import candidates, cycles, flat_proofs, positions, reporting_queries, risk_events
+from catalyst.store import (
+    candidates,
+    cycles,
+    daemon_epoch,
+    flat_proofs,
+    positions,
+    reporting_queries,
+    risk_events,
+)
 from catalyst.store.candidates import ScanRow
 from catalyst.store.cycles import CycleRow
 from catalyst.store.flat_proofs import FlatProofRow
@@ -111,8 +119,13 @@ class DayReport:
     proof: FlatProofRow | None
 
 
-async def read_day_report(conn: Connection, day: date | None = None) -> DayReport | None:
-    """Return the report of a New York date, by default of the latest day with a cycle; None without a cycle."""
+async def read_day_report(
+    conn: Connection, day: date | None = None, *, at: datetime | None = None
+) -> DayReport | None:
+    """Return the report of a New York date, by default of the latest day with a cycle; None without a cycle.
+
+    `at` is the market's present time, until which open positions are measured; by default the daemon's last heartbeat.
+    """
     if day is None:
         latest = await cycles.recent(conn, 1)
         cycle = latest[0] if latest else None
@@ -120,7 +133,8 @@ async def read_day_report(conn: Connection, day: date | None = None) -> DayRepor
         cycle = await cycles.of_day(conn, day)
     if cycle is None:
         return None
-    rows = await positions.of_cycle(conn, cycle.cycle_id)
+    at = at or (await daemon_epoch.current(conn)).heartbeat_at or cycle.updated_at
+    rows = await positions.with_unprotected_time(conn, await positions.of_cycle(conn, cycle.cycle_id), at)
     fills = await reporting_queries.fills_of_day(conn, cycle.cycle_id)
     day_orders = await reporting_queries.orders_of_day(conn, cycle.cycle_id)
     entries = [order for order in day_orders if order.order_purpose is Purpose.ENTRY]

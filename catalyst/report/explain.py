@@ -8,7 +8,7 @@ from io import BytesIO
 
 from catalyst.domain.rows import OrderRow
 from catalyst.report.day import TradeSummary, trade_of
-from catalyst.store import candidates, cycles, reporting_queries, securities
+from catalyst.store import candidates, cycles, daemon_epoch, positions, reporting_queries, securities
 from catalyst.store.candidates import CandidateRow, FrameBlob, HeadlineRecord, IndicatorRecord, PatternRecord
 from catalyst.store.pool import Connection
 from catalyst.store.reporting_queries import BookedFill
@@ -77,7 +77,11 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
         symbol_scans.append(await _with_details(conn, symbol_scan, symbol, day_orders))
     if security is None and not any(symbol_scan.listed for symbol_scan in symbol_scans):
         return None
-    symbol_positions = await reporting_queries.positions_of_symbol(conn, symbol)
+    symbol_positions = await positions.with_unprotected_time(
+        conn,
+        await reporting_queries.positions_of_symbol(conn, symbol),
+        (await daemon_epoch.current(conn)).heartbeat_at or cycle.updated_at,
+    )
     return Explanation(
         symbol=symbol,
         name=security.name if security else "",

@@ -102,7 +102,7 @@ async def read_status(conn: Connection, at: datetime, *, next_scan: datetime | N
     today = trading_date(at)
     session = await reporting_queries.session_of(conn, today)
     cycle = await cycles.of_day(conn, today)
-    rows = await positions.open_positions(conn)
+    rows = await positions.with_unprotected_time(conn, await positions.open_positions(conn), at)
     risks = {risk.position_id: risk for risk in await pipeline_views.open_risk(conn)}
     day_positions = [] if cycle is None else await positions.of_cycle(conn, cycle.cycle_id)
     scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
@@ -131,7 +131,7 @@ async def read_status(conn: Connection, at: datetime, *, next_scan: datetime | N
         day_pnl=realized + unrealized,
         loss_limit_used_pct=None if cycle is None else round(float(100 * loss / cycle.max_daily_loss), 1),
         proof=None if cycle is None else await flat_proofs.last_flat_proof(conn, cycle.cycle_id),
-        problems=tuple(_problems(daemon, cycle, active_latches, open_lines)),
+        problems=tuple(_problems(daemon, cycle, active_latches, scan, open_lines)),
     )
 
 
@@ -206,6 +206,7 @@ def _problems(
     daemon: DaemonStatus,
     cycle: CycleRow | None,
     latched: tuple[Latch, ...],
+    scan: ScanFigures | None,
     open_lines: tuple[PositionLine, ...],
 ) -> list[str]:
     problems = []
@@ -217,6 +218,8 @@ def _problems(
     ]
     if cycle is not None and cycle.halted and not latched:
         problems.append(f"halted: {cycle.halt_reason}; `catalyst resume` allows entries again")
+    if scan is not None and scan.degraded is not None:
+        problems.append(f"the scan of {new_york_time(scan.at)} is degraded: {scan.degraded}")
     problems += [
         f"{line.unprotected_qty.normalize():f} shares of {line.symbol} have no stop at the broker"
         for line in open_lines

@@ -1,11 +1,15 @@
 """Alert outbox: an alert is written in the transaction of its fact and delivered later."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from catalyst.domain.alert_message import Severity, WaitingAlert
 from catalyst.store.pool import Connection, storable_text
+
+if TYPE_CHECKING:
+    from asyncpg import Record
 
 DEDUPE_WINDOW: Final = timedelta(minutes=15)
 CRITICAL: Final = "CRITICAL"
@@ -29,15 +33,23 @@ class Alert:
     next_attempt_at: datetime
     last_error: str | None
     delivered_at: datetime | None
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
 
 
-_SELECT: Final = """
+_RECENT: Final = """
     SELECT alert_id, severity, event, message, facts, dedupe_key, created_at, repeats, attempts,
-           next_attempt_at, last_error, delivered_at
+           next_attempt_at, last_error, delivered_at, acknowledged_at, acknowledged_by
       FROM alerts
+     WHERE ($2::boolean IS FALSE OR (acknowledged_at IS NULL AND severity = 'CRITICAL'))
+     ORDER BY alert_id DESC LIMIT $1
 """
-_DUE: Final = _SELECT + " WHERE delivered_at IS NULL AND next_attempt_at <= $1 ORDER BY alert_id LIMIT $2"
-_RECENT: Final = _SELECT + " ORDER BY alert_id DESC LIMIT $1"
+_WAITING: Final = """
+    SELECT a.alert_id, a.severity, a.event, a.message, a.created_at, a.repeats,
+           coalesce((SELECT array_agg(d.channel) FROM alert_deliveries d WHERE d.alert_id = a.alert_id), '{}')
+           AS sent_by
+      FROM alerts a
+"""
 
 
 async def raise_alert(
@@ -88,33 +100,165 @@ async def raise_alert(
     return True
 
 
-async def due(conn: Connection, *, at: datetime, limit: int = 20) -> list[Alert]:
-    """Return alerts that wait for delivery, oldest first."""
-    return [Alert(**record) for record in await conn.fetch(_DUE, at, limit)]
+async def raise_for_symbols(
+    conn: Connection,
+    event: str,
+    message: str,
+    symbols: Sequence[str],
+    *,
+    at: datetime,
+    severity: str = CRITICAL,
+    window: timedelta = DEDUPE_WINDOW,
+) -> list[str]:
+    """Write one alert about those `symbols` that no alert of the event names within `window`; return them.
+
+    `message` follows their list. An alert that names one of the others counts a repeat; a CRITICAL alert is no repeat
+    of a lesser one.
+    """
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"alert {event}")
+    repeated = await conn.fetch(
+        """
+        UPDATE alerts SET repeats = repeats + 1, repeated_at = $3
+         WHERE event = $1 AND created_at > $4 AND facts -> 'symbols' ?| $2::text[] AND severity IN ($5, 'CRITICAL')
+        RETURNING facts -> 'symbols' AS symbols
+        """,
+        event,
+        list(symbols),
+        at,
+        at - window,
+        severity,
+    )
+    known = {symbol for record in repeated for symbol in record["symbols"]}
+    new = [symbol for symbol in symbols if symbol not in known]
+    if new:
+        names = ", ".join(new)
+        await raise_alert(
+            conn,
+            event,
+            f"{names}: {message}",
+            facts={"symbols": new},
+            at=at,
+            severity=severity,
+            subject=f"{severity} {names}",
+            window=timedelta(0),
+        )
+    return new
 
 
-async def recent(conn: Connection, limit: int = 20) -> list[Alert]:
-    """Return the latest alerts, newest first."""
-    return [Alert(**record) for record in await conn.fetch(_RECENT, limit)]
+async def waiting(
+    conn: Connection, severities: Iterable[str], *, since: datetime, limit: int = 200
+) -> list[WaitingAlert]:
+    """Return undelivered alerts of these severities that were raised after `since`, oldest first."""
+    sql = _WAITING + (
+        "WHERE a.delivered_at IS NULL AND a.created_at > $2 AND a.severity = ANY($1) ORDER BY a.alert_id LIMIT $3"
+    )
+    return [_waiting_alert(record) for record in await conn.fetch(sql, list(severities), since, limit)]
 
 
-async def mark_delivered(conn: Connection, alert_id: int, *, at: datetime) -> None:
-    """Mark an alert as delivered; it is not sent again."""
+async def to_remind(
+    conn: Connection, *, at: datetime, since: datetime, after: Sequence[timedelta]
+) -> list[WaitingAlert]:
+    """Return delivered critical alerts that nobody acknowledged and whose next reminder is due, oldest first.
+
+    The first reminder is due `after[0]` after the delivery, the next `after[1]` after the first, and so on.
+    """
+    sql = (
+        _WAITING
+        + """
+         WHERE a.severity = 'CRITICAL' AND a.acknowledged_at IS NULL AND a.created_at > $2
+           AND EXISTS (SELECT FROM alert_deliveries d WHERE d.alert_id = a.alert_id)
+           AND a.reminders < cardinality($3::interval[])
+           AND coalesce(a.reminded_at, a.delivered_at) + ($3::interval[])[a.reminders + 1] <= $1
+         ORDER BY a.alert_id LIMIT 200
+    """
+    )
+    return [_waiting_alert(record) for record in await conn.fetch(sql, at, since, list(after))]
+
+
+async def recent(conn: Connection, limit: int = 20, *, unacknowledged: bool = False) -> list[Alert]:
+    """Return the latest alerts, newest first; with `unacknowledged` only critical ones that nobody acknowledged."""
+    return [Alert(**record) for record in await conn.fetch(_RECENT, limit, unacknowledged)]
+
+
+async def record_sent(
+    conn: Connection,
+    sent: Sequence[WaitingAlert],
+    channel: str,
+    *,
+    at: datetime,
+    channels_of: Mapping[Severity, frozenset[str]],
+) -> None:
+    """Record that a channel sent these alerts. `channels_of` names the channels of each severity: an alert that all of
+    them have sent is delivered."""
+    ids = sorted(alert.alert_id for alert in sent)
+    # The lock makes channels that send the same alert at once see each other's rows.
+    await conn.execute("SELECT FROM alerts WHERE alert_id = ANY($1) ORDER BY alert_id FOR UPDATE", ids)
     await conn.execute(
-        "UPDATE alerts SET delivered_at = $2, attempts = attempts + 1, last_error = NULL WHERE alert_id = $1",
-        alert_id,
+        """
+        INSERT INTO alert_deliveries (alert_id, channel, delivered_at)
+        SELECT alert_id, $2, $3 FROM unnest($1::bigint[]) AS alert_id
+            ON CONFLICT DO NOTHING
+        """,
+        ids,
+        channel,
+        at,
+    )
+    for severity in {alert.severity for alert in sent}:
+        await conn.execute(
+            """
+            UPDATE alerts a
+               SET attempts = attempts + 1, last_error = NULL,
+                   delivered_at = CASE WHEN $3::text[] <@ (SELECT array_agg(channel) FROM alert_deliveries d
+                                                            WHERE d.alert_id = a.alert_id) THEN $4::timestamptz END
+             WHERE alert_id = ANY($1) AND severity = $2
+            """,
+            ids,
+            severity,
+            list(channels_of[severity]),
+            at,
+        )
+
+
+async def record_failure(
+    conn: Connection, alert_ids: Sequence[int], *, error: str, next_attempt_at: datetime
+) -> None:
+    """Record that a channel could not send these alerts, and when it tries again."""
+    await conn.execute(
+        """
+        UPDATE alerts SET attempts = attempts + 1, last_error = $2, next_attempt_at = $3
+         WHERE alert_id = ANY($1) AND delivered_at IS NULL
+        """,
+        list(alert_ids),
+        storable_text(error, 1000),
+        next_attempt_at,
+    )
+
+
+async def record_reminder(conn: Connection, alert_ids: Sequence[int], *, at: datetime) -> None:
+    """Count a reminder of these alerts."""
+    await conn.execute(
+        "UPDATE alerts SET reminders = reminders + 1, reminded_at = $2 WHERE alert_id = ANY($1)",
+        list(alert_ids),
         at,
     )
 
 
-async def mark_failed(conn: Connection, alert_id: int, *, error: str, next_attempt_at: datetime) -> None:
-    """Schedule another attempt at `next_attempt_at`."""
-    await conn.execute(
+async def acknowledge(
+    conn: Connection, alert_ids: Sequence[int] | None, *, by: str, at: datetime
+) -> list[int]:
+    """Acknowledge these alerts, or all with None; return the ids that were not acknowledged before."""
+    records = await conn.fetch(
         """
-        UPDATE alerts SET attempts = attempts + 1, last_error = $2, next_attempt_at = $3
-         WHERE alert_id = $1 AND delivered_at IS NULL
+        UPDATE alerts SET acknowledged_at = $2, acknowledged_by = $3
+         WHERE acknowledged_at IS NULL AND ($1::bigint[] IS NULL OR alert_id = ANY($1))
+        RETURNING alert_id
         """,
-        alert_id,
-        storable_text(error, 1000),
-        next_attempt_at,
+        None if alert_ids is None else list(alert_ids),
+        at,
+        by,
     )
+    return sorted(record["alert_id"] for record in records)
+
+
+def _waiting_alert(record: "Record") -> WaitingAlert:
+    return WaitingAlert(**{**record, "sent_by": frozenset(record["sent_by"])})

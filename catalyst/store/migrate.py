@@ -1,7 +1,5 @@
 """Migrations: plain SQL files, forward only, one transaction each, under one lock, never changed once
 applied.
-
-The folder `migrations/` lies beside the package `catalyst`, in a checkout and in an installation.
 """
 
 import hashlib
@@ -16,9 +14,10 @@ import asyncpg
 
 from catalyst.clock import SystemClock
 from catalyst.domain.errors import ConfigInvalid
+from catalyst.installation import shipped_folder
 from catalyst.store.pool import Connection, connected
 
-MIGRATIONS_FOLDER: Final = Path(__file__).resolve().parents[2] / "migrations"
+MIGRATIONS_FOLDER: Final = shipped_folder("migrations")
 
 _LOCK_KEY: Final = 0x0CA7_A175_7101  # one migrator at a time, for every database of the server
 _FILE_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")

@@ -15,6 +15,7 @@ from catalyst.domain.errors import StaleOrder
 from catalyst.domain.ids import PREFIX
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.rows import NewOrder, OrderRow
+from catalyst.domain.unprotected_time import OrderFill
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -33,7 +34,7 @@ SELECT: Final = """
            o.bracket_stop, o.bracket_target, o.status, o.filled_qty, o.filled_avg_price, o.broker_status,
            o.epoch, o.origin, o.signal_id, o.attempts, o.last_attempt_at, o.created_at, o.submitted_at,
            o.expires_at, o.closed_at, o.rejection_reason, o.cancel_reason, o.broker_submitted_at,
-           o.broker_filled_at, o.broker_canceled_at, o.broker_expired_at
+           o.broker_filled_at, o.broker_canceled_at, o.broker_expired_at, o.pending_at, o.acknowledged_at
       FROM orders o JOIN securities s USING (security_id)
 """
 _BY_ID: Final = SELECT + " WHERE o.order_id = $1"
@@ -474,7 +475,10 @@ async def first_note(conn: "Conn", order_id: int) -> str:
     return note or ""
 
 
-async def last_fill_at(conn: "Conn", order_id: int) -> datetime | None:
-    """Return the broker's time of the order's last fill; None when it has none."""
-    at: datetime | None = await conn.fetchval("SELECT max(at) FROM executions WHERE order_id = $1", order_id)
-    return at
+async def fills_of(conn: "Conn", order_ids: Sequence[int]) -> list[OrderFill]:
+    """Return every execution of these orders, in order of time."""
+    found = await conn.fetch(
+        "SELECT order_id, quantity, at FROM executions WHERE order_id = ANY($1::bigint[]) ORDER BY at, cum_qty",
+        list(order_ids),
+    )
+    return [OrderFill(**record) for record in found]

@@ -28,6 +28,7 @@ from asyncpg.pool import PoolConnectionProxy
 from catalyst.clock import Clock
 from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable, InvariantBroken
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
+from catalyst.domain.secret_mask import mask_text, may_contain_secret
 from catalyst.store.driver_errors import is_outage, raise_translated, raise_unavailable, translated_errors
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -421,20 +422,20 @@ async def _skip_reset(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 
 def encode_json(value: object) -> bytes:
-    """Return `value` as binary jsonb; Decimals as text, so that no digit is lost, and only what PostgreSQL
-    accepts."""
+    """Return `value` as binary jsonb; Decimals as text, so that no digit is lost, only what PostgreSQL accepts, and
+    every secret masked."""
     try:
         text = orjson.dumps(value, default=_json_default, option=orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError:
         text = orjson.dumps(_storable_value(value), default=_json_default, option=orjson.OPT_NON_STR_KEYS)
-    if b"\\u0000" in text:
+    if b"\\u0000" in text or may_contain_secret(text.decode()):
         text = orjson.dumps(_storable_value(value), default=_json_default, option=orjson.OPT_NON_STR_KEYS)
     return b"\x01" + text
 
 
 def storable_text(text: str, limit: int = 65_536) -> str:
-    """Return `text` as PostgreSQL can store it: no NUL, no lone surrogate, at most `limit` characters."""
-    return text[:limit].replace("\x00", "�").encode("utf-8", "replace").decode()
+    """Return `text` as PostgreSQL can store it, at most `limit` characters: no NUL, no lone surrogate, no secret."""
+    return mask_text(text)[:limit].replace("\x00", "�").encode("utf-8", "replace").decode()
 
 
 def _storable_value(value: Any) -> Any:

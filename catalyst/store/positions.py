@@ -5,6 +5,7 @@ are written beside them.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from catalyst.domain.order import PositionSide
 from catalyst.domain.position import PositionState
 from catalyst.domain.rows import PositionRow
+from catalyst.domain.unprotected_time import position_gaps, seconds_of
+from catalyst.store import orders
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -30,8 +33,9 @@ _OPEN: Final = SELECT + " WHERE p.status = 'open' ORDER BY p.position_id"
 _BY_ID: Final = SELECT + " WHERE p.position_id = $1"
 _LOCK_BY_ID: Final = SELECT + " WHERE p.position_id = $1 FOR UPDATE OF p"
 _LOCK_OPEN: Final = SELECT + " WHERE s.symbol = $1 AND p.side = $2 AND p.status = 'open' FOR UPDATE OF p"
-_WITHOUT_PROTECTION_TIME: Final = (
-    SELECT + " WHERE p.status = 'closed' AND p.exit_time >= $1 AND p.protected_at IS NULL AND NOT p.legacy"
+_CLOSED_SINCE: Final = SELECT + " WHERE p.status = 'closed' AND p.exit_time >= $1 AND NOT p.legacy"
+_CLOSED: Final = SELECT + (
+    " WHERE p.status = 'closed' AND NOT p.legacy AND (p.position_id = ANY($1::bigint[]) OR p.position_id > $2)"
 )
 _OF_CYCLE: Final = SELECT + " WHERE p.cycle_id = $1 ORDER BY p.position_id"
 
@@ -48,10 +52,32 @@ async def open_positions(conn: "Conn") -> list[PositionRow]:
     return [row_of(record) for record in await conn.fetch(_OPEN)]
 
 
-async def without_protection_time(conn: "Conn", *, since: datetime) -> list[PositionRow]:
-    """Return positions closed since then whose last unprotected time is not written: no stop was ever
-    confirmed."""
-    return [row_of(record) for record in await conn.fetch(_WITHOUT_PROTECTION_TIME, since)]
+async def closed_since(conn: "Conn", since: datetime) -> list[PositionRow]:
+    """Return the positions closed since then."""
+    return [row_of(record) for record in await conn.fetch(_CLOSED_SINCE, since)]
+
+
+async def closed_of(conn: "Conn", position_ids: Sequence[int], *, newer_than: int) -> list[PositionRow]:
+    """Return those of these positions that are closed, and every closed one with an id above `newer_than`."""
+    return [row_of(record) for record in await conn.fetch(_CLOSED, list(position_ids), newer_than)]
+
+
+async def with_unprotected_time(conn: "Conn", rows: Sequence[PositionRow], at: datetime) -> list[PositionRow]:
+    """Return the positions with their unprotected seconds until `at`, computed from orders and fills.
+
+    The stored column is the daemon's last measurement. A position without a fill (legacy) keeps it.
+    """
+    orders_of = await orders.of_positions(conn, [row.position_id for row in rows])
+    fills = await orders.fills_of(conn, [order.order_id for group in orders_of.values() for order in group])
+    filled_ids = {fill.order_id for fill in fills}
+    return [
+        replace(
+            row, unprotected_seconds=seconds_of(position_gaps(row, orders_of[row.position_id], fills, at))
+        )
+        if any(order.order_id in filled_ids for order in orders_of[row.position_id])
+        else row
+        for row in rows
+    ]
 
 
 async def get(conn: "Conn", position_id: int) -> PositionRow:

@@ -110,6 +110,20 @@ async def count_unresolved(conn: Connection) -> int:
     return count
 
 
+async def resolve_all(conn: Connection, *, by: str, note: str, at: datetime) -> int:
+    """Mark every unresolved input as resolved with a note; return their number."""
+    resolved = await conn.fetch(
+        """
+        UPDATE quarantine SET resolved_at = $1, resolved_by = $2, note = $3 WHERE resolved_at IS NULL
+        RETURNING quarantine_id
+        """,
+        at,
+        by,
+        storable_text(note, 4000),
+    )
+    return len(resolved)
+
+
 async def resolve(conn: Connection, quarantine_id: int, *, by: str, note: str, at: datetime) -> bool:
     """Mark an input as resolved with a note; false when it was resolved before."""
     resolved_id = await conn.fetchval(

@@ -107,27 +107,28 @@ def _write_orders_sql(*, with_legs: bool) -> str:
 WRITE_ORDERS: Final = _write_orders_sql(with_legs=False)
 WRITE_ORDERS_AND_LEGS: Final = _write_orders_sql(with_legs=True)
 
+# Each entry with its first fill, which opens the position; its later fills are written like those of any position.
 OPEN_POSITIONS: Final = f"""
         WITH expected AS (
             SELECT nextval('positions_position_id_seq') AS position_id, e.*
-              FROM unnest({_ORDER_ARRAYS}, $27::numeric[], $28::numeric[], $29::numeric[], $30::timestamptz[])
-                   AS e ({_ORDER_COLUMNS}, held, cost, entry_price, entered_at)
+              FROM unnest({_ORDER_ARRAYS}, $27::numeric[], $28::numeric[], $29::numeric[], $30::timestamptz[],
+                          $31::text[], $32::text[])
+                   AS e ({_ORDER_COLUMNS}, fill_cum_qty, fill_quantity, fill_price, fill_at, execution_id,
+                         activity_id)
              LIMIT cardinality($4)
         ), opened AS (
             INSERT INTO positions (position_id, cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty,
                                    proceeds, entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,
                                    unrealized_pnl, last_price, high_since_entry, low_since_entry, updated_at)
             OVERRIDING SYSTEM VALUE
-            SELECT s.position_id, o.cycle_id, o.security_id, o.position_side, s.held, s.held, s.cost, 0, 0,
-                   s.entry_price, o.bracket_stop, o.bracket_target, s.entered_at, 'open', 0, 0, s.entry_price,
-                   s.entry_price, s.entry_price, s.entered_at
+            SELECT s.position_id, o.cycle_id, o.security_id, o.position_side, s.fill_quantity, s.fill_quantity,
+                   s.fill_quantity * s.fill_price, 0, 0, s.fill_price, o.bracket_stop, o.bracket_target, s.fill_at,
+                   'open', 0, 0, s.fill_price, s.fill_price, s.fill_price, s.fill_at
               FROM expected s JOIN orders o USING (order_id)
         ), booked AS (
             INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, execution_id, activity_id)
-            SELECT order_id, cum_qty, quantity, price, at, $2::text, execution_id, activity_id
-              FROM unnest($31::bigint[], $32::numeric[], $33::numeric[], $34::numeric[], $35::timestamptz[],
-                          $36::text[], $37::text[])
-                   AS x (order_id, cum_qty, quantity, price, at, execution_id, activity_id)
+            SELECT order_id, fill_cum_qty, fill_quantity, fill_price, fill_at, $2::text, execution_id, activity_id
+              FROM expected
         ), updated AS ({_UPDATE_ORDERS}
                AND o.position_id IS NOT DISTINCT FROM s.old_position_id
             RETURNING o.order_id, o.position_id
@@ -176,13 +177,14 @@ async def write(
     if changes:
         await _write_orders(conn, changes, (), at=at, source=source, epoch=epoch)
     if decision.opened:
-        first_fills = [booked for booked in decision.booked if booked.order.order_id in opening_ids]
-        written.positions = await _open_positions(
-            conn, decision.opened, first_fills, at=at, source=source, epoch=epoch
-        )
+        written.positions = await _open_positions(conn, decision.opened, at=at, source=source, epoch=epoch)
     if decision.is_one_statement:
         return written
-    later_fills = [booked for booked in decision.booked if booked.order.order_id not in opening_ids]
+    for opened in decision.opened:
+        if opened.state.quantity != opened.fill.quantity:  # it has later fills, too
+            await positions.update(conn, written.positions[opened.entry.before.order_id], opened.state, at=at)
+    opening_fills = {id(opened.fill) for opened in decision.opened}
+    later_fills = [booked for booked in decision.booked if id(booked.fill) not in opening_fills]
     await _write_fills(conn, later_fills, decision, source=source)
     await _write_position(conn, decision, written, at=at, epoch=epoch)
     if decision.new_legs:
@@ -235,14 +237,14 @@ async def _write_orders(
 async def _open_positions(
     conn: "Conn",
     opened: Sequence[OpenedPosition],
-    fills: Sequence[FillBooking],
     *,
     at: datetime,
     source: str,
     epoch: int,
 ) -> dict[int, int]:
-    """Book the first fills of each entry, open its position and link its legs; return the positions' ids by entry."""
+    """Book the first fill of each entry, open its position and link its legs; return the positions' ids by entry."""
     entries = [each.entry for each in opened]
+    fills = [each.fill for each in opened]
     found = await conn.fetch(
         OPEN_POSITIONS,
         at,
@@ -250,11 +252,12 @@ async def _open_positions(
         epoch,
         *_order_arrays(entries),
         *_journal_arrays(entries),
-        [each.state.quantity for each in opened],
-        [each.state.cost for each in opened],
-        [each.state.entry_price for each in opened],
-        [each.fill.at for each in opened],
-        *_execution_arrays(fills),
+        [fill.cum_qty for fill in fills],
+        [fill.quantity for fill in fills],
+        [fill.price for fill in fills],
+        [fill.at for fill in fills],
+        [fill.execution_id for fill in fills],
+        [fill.activity_id for fill in fills],
     )
     return {row["order_id"]: row["position_id"] for row in found}
 
@@ -297,18 +300,6 @@ def _journal_arrays(changes: Sequence[OrderChange]) -> Iterable[list[Any]]:
     )
 
 
-def _execution_arrays(fills: Sequence[FillBooking]) -> Iterable[list[Any]]:
-    return (
-        [booked.order.order_id for booked in fills],
-        [booked.fill.cum_qty for booked in fills],
-        [booked.fill.quantity for booked in fills],
-        [booked.fill.price for booked in fills],
-        [booked.fill.at for booked in fills],
-        [booked.fill.execution_id for booked in fills],
-        [booked.fill.activity_id for booked in fills],
-    )
-
-
 async def _write_fills(
     conn: "Conn", fills: Sequence[FillBooking], decision: ReportDecision, *, source: str
 ) -> None:
@@ -320,7 +311,13 @@ async def _write_fills(
             SELECT x.*, $8 FROM unnest($1::bigint[], $2::numeric[], $3::numeric[], $4::numeric[], $5::timestamptz[],
                                        $6::text[], $7::text[]) AS x
             """,
-            *_execution_arrays(fills),
+            [booked.order.order_id for booked in fills],
+            [booked.fill.cum_qty for booked in fills],
+            [booked.fill.quantity for booked in fills],
+            [booked.fill.price for booked in fills],
+            [booked.fill.at for booked in fills],
+            [booked.fill.execution_id for booked in fills],
+            [booked.fill.activity_id for booked in fills],
             source,
         )
     for order_id, fill in decision.known_fills:

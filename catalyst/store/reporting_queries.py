@@ -160,3 +160,12 @@ async def session_of(conn: Connection, day: date) -> SessionRow | None:
         "SELECT date AS day, open, close, half_day FROM trading_days WHERE date = $1", day
     )
     return None if record is None else SessionRow(**record)
+
+
+async def last_closed_session(conn: Connection, at: datetime) -> SessionRow | None:
+    """Return the last session that closed before `at`; None when the daemon has read none."""
+    record = await conn.fetchrow(
+        "SELECT date AS day, open, close, half_day FROM trading_days WHERE close <= $1 ORDER BY date DESC LIMIT 1",
+        at,
+    )
+    return None if record is None else SessionRow(**record)

@@ -35,8 +35,12 @@ class Shell:
 
     def run(self, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end and return the completed process."""
+        return self.run_python("-m", "catalyst", *arguments, **extra)
+
+    def run_python(self, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+        """Run Python to its end, as a command would run, and return the completed process."""
         return subprocess.run(
-            [sys.executable, "-m", "catalyst", *arguments],
+            [sys.executable, *arguments],
             cwd=self.folder,
             env=self.environment | extra,
             stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from cli.shell import Shell
 
 
@@ -14,6 +15,7 @@ def run_doctor(shell: Shell, *arguments: str, exit_code: int) -> dict[str, objec
     return result
 
 
+@pytest.mark.slow(15)
 def test_doctor_exits_two_without_daemon_and_broker(traded_shell: Shell) -> None:
     """In market hours a missing daemon and broker are critical issues, each with its command; `reconcile` fails without
     a daemon."""

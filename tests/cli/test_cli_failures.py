@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from cli.shell import Shell
 from pydantic import BaseModel
 
+from catalyst.clock import ScaledClock
 from catalyst.config.schema import Config
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +63,7 @@ def test_command_hides_the_password_when_the_database_is_unreachable(shell: Shel
 def test_migrate_command_refuses_an_invalid_database_url(shell: Shell) -> None:
     """A DATABASE_URL that is not a PostgreSQL address is refused with an example."""
     shell.settings = {"DATABASE_URL": "books"}
-    assert "write postgresql://" in shell.error_output("migrate")
+    assert "write postgresql://" in shell.error_output("migrate", exit_code=78)
 
 
 def test_run_command_refuses_an_unmigrated_database(shell: Shell, empty_database: str) -> None:
@@ -81,9 +83,11 @@ def test_status_command_creates_no_database(shell: Shell) -> None:
 
 
 def test_run_command_names_the_simulator_when_no_exchange_listens(shell: Shell, database: str) -> None:
-    """Without an exchange at the simulator's address the message names `catalyst sim`."""
+    """Without an exchange at the simulator's address the message names `catalyst sim`, after half a minute."""
     (shell.folder / "config.yaml").write_text("broker: {simulator: 'http://127.0.0.1:9'}\n")
-    shell.settings = {"DATABASE_URL": database}
+    clock = shell.folder / "clock"
+    ScaledClock.create(clock, datetime(2026, 4, 8, 14, 15, tzinfo=UTC))
+    shell.settings = {"DATABASE_URL": database, "CATALYST_CLOCK": str(clock), "CATALYST_CLOCK_SPEED": "60"}
     assert "catalyst sim" in shell.error_output("run")
 
 

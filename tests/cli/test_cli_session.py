@@ -49,6 +49,7 @@ def daemon(exchange: Shell, database: str) -> "Iterator[tuple[Shell, subprocess.
         process.wait()
 
 
+@pytest.mark.slow(20)
 def test_commands_are_answered_by_a_running_daemon(daemon: "tuple[Shell, subprocess.Popen[bytes]]") -> None:
     """Status, halt, resume, scan, close, reject and flatten are answered; a second daemon is refused; SIGTERM ends the
     daemon flat with exit code 0."""
@@ -125,13 +126,16 @@ def demo_folder(shell: Shell) -> Iterator[Path]:
     embedded.remove_data_dir(shell.folder / "run" / "pg")
 
 
+@pytest.mark.slow(70)
 def test_demo_completes_a_day_and_matches_the_exchange(shell: Shell, demo_folder: Path) -> None:
-    """The demo exits with 0: the cycle is completed and the exchange's audit equals the database. The daemon is killed
-    after an unreported fill, and the next daemon protects exactly these shares. The operator's settings are not used,
-    and no process is left."""
+    """The demo of a half day exits with 0: the cycle is completed and the exchange's audit equals the database. The
+    daemon is killed after an unreported fill, and the next daemon protects exactly these shares. The operator's
+    settings are not used, and no process is left."""
     (shell.folder / ".env").write_text("ALPACA_API_KEY=someone\nALPACA_SECRET_KEY=else-entirely\n")
     shell.settings = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/untouched", "TRADING_MODE": "paper"}
-    completed = shell.run("demo", "--symbols", "300", "--speed", "1000", "--keep", str(demo_folder))
+    completed = shell.run(
+        "demo", "--symbols", "300", "--speed", "1000", "--day", "2026-11-27", "--keep", str(demo_folder)
+    )
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert "the database and the exchange agree" in completed.stdout
     assert "completed" in completed.stdout
@@ -147,7 +151,7 @@ def test_demo_completes_a_day_and_matches_the_exchange(shell: Shell, demo_folder
     shell.settings = {}
     report = shell.read_json("report", "--config", str(demo_folder / "config.yaml"))
     assert report["cycle"]["status"] == "completed"
-    assert len(report["scans"]) >= 10
+    assert len(report["scans"]) == 7
     assert processes_using(demo_folder) == []
 
 

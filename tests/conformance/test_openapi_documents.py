@@ -159,10 +159,12 @@ def replenish_orders(sim: ExchangeThread) -> None:
 
 
 def replenish_watchlists(sim: ExchangeThread) -> None:
-    """Restore four watchlists, none of them full or empty."""
-    for number in range(4):
-        body = {"name": f"own {number}", "symbols": SYMBOLS[:2]}
-        made = sim.request("PUT", "/v2/watchlists:by_name", params={"name": body["name"]}, json=body)
+    """Restore the four watchlists that a request renamed, changed or deleted."""
+    symbols = list(SYMBOLS[:2])
+    intact = {each.name for each in sim.exchange.watchlists.by_id.values() if each.symbols == symbols}
+    for name in sorted({f"own {number}" for number in range(4)} - intact):
+        body = {"name": name, "symbols": symbols}
+        made = sim.request("PUT", "/v2/watchlists:by_name", params={"name": name}, json=body)
         if made.status_code == 404:
             made = sim.request("POST", "/v2/watchlists", json=body)
         assert made.status_code == 200, made.text

@@ -100,7 +100,14 @@ class DaemonRun:
         harness = self.harness
         with ExitStack() as clock_hold:
             async with AsyncExitStack() as stack:
-                account = await acquire_host_lock(stack, harness.settings, harness.clock, fault_point=self)
+                account = await acquire_host_lock(
+                    stack,
+                    harness.settings,
+                    harness.clock,
+                    dsn=harness.dsn,
+                    stop=self.stop,
+                    fault_point=self,
+                )
                 gate = EntryGate()
                 self.store = await open_database(stack, harness.dsn, harness.clock, gate, fault_point=self)
                 self.components, lock = await acquire_account(

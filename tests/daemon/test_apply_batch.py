@@ -295,8 +295,10 @@ async def test_fill_is_booked_without_any_edge_in_code_or_database(
     assert (booked.status, booked.filled_qty, held, events) == (Status.FILLED, FULL, FULL, ["LATE_FILL"])
 
 
-async def test_broker_times_are_stored_beside_the_times_of_receipt(ledger_setup: LedgerSetup) -> None:
-    """A cancel reported later keeps the broker's own time; the time of receipt stands beside it."""
+async def test_cancel_has_the_time_of_the_broker_and_its_journal_the_time_of_receipt(
+    ledger_setup: LedgerSetup,
+) -> None:
+    """A cancel reported three minutes later has ended when the broker says so; the journal has the time of receipt."""
     row = await ledger_setup.create_entry(1)
     canceled_at = AT - timedelta(minutes=3)
     report = make_report(
@@ -305,10 +307,15 @@ async def test_broker_times_are_stored_beside_the_times_of_receipt(ledger_setup:
     assert await ledger_setup.ledger.apply_report(report, "poll")
     async with ledger_setup.store.read() as conn:
         stored = await orders.get(conn, row.order_id)
+        cancelled_at = await conn.fetchval(
+            "SELECT cancelled_at FROM orders WHERE order_id = $1", row.order_id
+        )
+        received_at = await conn.fetchval(
+            "SELECT at FROM order_events WHERE order_id = $1 AND to_status = 'cancelled'", row.order_id
+        )
     assert (stored.broker_submitted_at, stored.broker_canceled_at) == (AT - timedelta(minutes=9), canceled_at)
-    assert stored.closed_at is not None
-    assert stored.closed_at > canceled_at
-    assert stored.ended_at == canceled_at
+    assert (stored.closed_at, cancelled_at, stored.ended_at) == (canceled_at,) * 3
+    assert received_at > canceled_at
 
 
 async def test_first_fill_with_changed_and_new_legs_is_one_transaction(ledger_setup: LedgerSetup) -> None:

@@ -4,18 +4,22 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from catalyst.clock import ManualClock
+from catalyst.clock import ManualClock, count_turns, separate_turns, waiting
 from catalyst.daemon.app import ExitCode
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.runtime.watchdog import Watchdog
+from catalyst.daemon.startup import StoppedAtStart
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from tests.stories.scenario import open_scenario
+from tests.stories.test_entry_gate_and_latches import begin_start
 
 
 class ServiceManager:
@@ -35,6 +39,14 @@ class ServiceManager:
             except BlockingIOError:
                 return datagrams
 
+    async def read_while_advancing(self, clock: ManualClock, duration: timedelta) -> list[str]:
+        """Advance the clock in steps, because the kernel queues ten datagrams; return all of them."""
+        datagrams = []
+        for _ in range(int(duration / timedelta(seconds=10))):
+            await clock.advance(timedelta(seconds=10))
+            datagrams += self.read_datagrams()
+        return datagrams
+
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[ServiceManager]:
@@ -48,14 +60,20 @@ def manager(tmp_path: Path) -> Iterator[ServiceManager]:
 async def test_watchdog_notifies_service_manager_of_ready_alive_and_stopping(
     database: str, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """READY is sent once after recovery, WATCHDOG at half the requested interval, STOPPING at the end."""
+    """READY is sent once after recovery, WATCHDOG six times per requested interval, STOPPING at the end; STATUS says
+    what the daemon does."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     async with open_scenario(database) as scenario:
         datagrams = manager.read_datagrams()
         assert datagrams.count("READY=1") == 1
-        await scenario.advance(seconds=60)
-        assert manager.read_datagrams() == ["WATCHDOG=1"] * 4
+        statuses = [text for text in datagrams if text.startswith("STATUS=")]
+        assert statuses[0].startswith("STATUS=recovering")
+        assert statuses[-1].startswith(
+            "STATUS=running: market open until 16:00 New York; 0 positions; entries "
+        )
+        datagrams = await manager.read_while_advancing(scenario.clock, timedelta(seconds=60))
+        assert datagrams.count("WATCHDOG=1") == 12
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         assert manager.read_datagrams()[-1] == "STOPPING=1"
@@ -69,18 +87,68 @@ async def test_watchdog_stops_notifying_when_a_loop_ended(
     daemon; the day's own jobs may end."""
     loops = Supervisor(EntryGate(), clock, ChangeSignal())
     watchdog = Watchdog(loops, clock, manager.socket.getsockname(), timedelta(seconds=30))
-    ends = {name: asyncio.Event() for name in ("flat", "position_protector")}
+    ends = {name: asyncio.Event() for name in ("flat", "exits")}
     async with (
         watchdog.watching(),
-        loops.running({"flat": ends["flat"].wait, "position_protector": ends["position_protector"].wait}),
+        loops.running({"flat": ends["flat"].wait, "exits": ends["exits"].wait}),
     ):
-        await clock.advance(timedelta(seconds=31))
+        recovering, *rest = await manager.read_while_advancing(clock, timedelta(seconds=30))
+        assert recovering.startswith("STATUS=recovering")
         ends["flat"].set()
-        await clock.advance(timedelta(seconds=30))
-        assert manager.read_datagrams() == ["WATCHDOG=1"] * 5
-        ends["position_protector"].set()
+        rest += await manager.read_while_advancing(clock, timedelta(seconds=30))
+        assert rest == ["WATCHDOG=1"] * 13
+        ends["exits"].set()
         await clock.advance(timedelta(seconds=60))
         assert manager.read_datagrams() == []
+
+
+@pytest.mark.promise("F094")
+@pytest.mark.parametrize("loop", ["stream", "position_protector", "stop_monitor"])
+async def test_watchdog_stops_notifying_while_a_watched_loop_hangs(
+    manager: ServiceManager, clock: ManualClock, loop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A watched loop that waits for time, or for a broker or a database that gives no answer, is not late, however
+    long that lasts. One that waits for something inside the process is late after ten seconds, until it goes on."""
+    loops = Supervisor(EntryGate(), clock, ChangeSignal())
+    watchdog = Watchdog(loops, clock, manager.socket.getsockname(), timedelta(seconds=30))
+    answered, released = asyncio.Event(), asyncio.Event()
+
+    async def wait_then_hang() -> None:
+        await clock.sleep(timedelta(minutes=30))
+        with waiting():
+            await answered.wait()
+        await released.wait()
+        await clock.sleep(timedelta(days=1))
+
+    async def wait_in_another_loop() -> None:
+        await clock.sleep(timedelta(days=1))
+
+    async with (
+        watchdog.watching(),
+        loops.running({loop: wait_then_hang, "heartbeat": wait_in_another_loop}),
+    ):
+        _, *waited = await manager.read_while_advancing(clock, timedelta(minutes=60))
+        assert waited == ["WATCHDOG=1"] * (60 * 12 + 1)
+        answered.set()
+        hung = await manager.read_while_advancing(clock, timedelta(seconds=60))
+        assert hung == ["WATCHDOG=1"] * 2  # the two within ten seconds of the last turn
+        assert capsys.readouterr().out.count("watchdog_starved") == 1
+        released.set()
+        assert await manager.read_while_advancing(clock, timedelta(seconds=60)) == ["WATCHDOG=1"] * 12
+
+
+async def test_turns_of_a_task_with_a_context_of_its_own_count_apart(clock: ManualClock) -> None:
+    """A sleeping task counts as a wait of the loop that started it, unless it was started with separate turns."""
+    turns = count_turns()
+    apart = asyncio.create_task(clock.sleep(timedelta(hours=1)), context=separate_turns())
+    await clock.wait_until_quiet()
+    assert (turns.taken, turns.waits) == (0, 0)
+    shared = asyncio.create_task(clock.sleep(timedelta(hours=1)))
+    await clock.wait_until_quiet()
+    assert (turns.taken, turns.waits) == (1, 1)
+    await clock.advance(timedelta(hours=1))
+    await asyncio.gather(apart, shared)
+    assert (turns.taken, turns.waits) == (2, 0)
 
 
 @pytest.mark.promise("F094")
@@ -116,3 +184,39 @@ async def test_cancelled_loop_counts_as_ended_and_closes_entry_gate(clock: Manua
         await clock.advance(timedelta(seconds=5))
     assert loops.ended == {"position_protector"}
     assert loops.gate.reasons["loop_cancelled"] == "position_protector was cancelled"
+
+
+async def test_start_with_open_positions_waits_for_the_broker(
+    database: str, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a position in the database a start waits for the broker as long as it takes: it raises one alert, logs once
+    a minute and tells the service manager. A signal ends it."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
+    async with open_scenario(database) as scenario, AsyncExitStack() as stack:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        manager.read_datagrams()
+        await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=0)
+        with capture_logs() as lines:
+            start_task = asyncio.create_task(begin_start(scenario, stack))
+            await scenario.advance(seconds=150)
+            assert not start_task.done()
+        assert [line["event"] for line in lines].count("broker_unreachable") == 3
+        (alert,) = await scenario.conn.fetch("SELECT event, message FROM alerts")
+        assert alert["event"] == "BROKER_UNREACHABLE"
+        assert "1 positions, 0 orphans and 2 orders are open (AAPL)" in alert["message"]
+        assert any(
+            text.startswith("STATUS=waiting for the broker") and "\nEXTEND_TIMEOUT_USEC=" in text
+            for text in manager.read_datagrams()
+        )
+        await scenario.clear_faults()
+        await scenario.advance(seconds=10)
+        assert (await start_task).account_number
+        assert manager.read_datagrams() == ["STATUS=the broker answers"]
+        await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=0)
+        start_task = asyncio.create_task(begin_start(scenario, stack))
+        await scenario.advance(seconds=60)
+        scenario.stop.request("SIGTERM", flatten=True)
+        await scenario.advance(seconds=6)
+        with pytest.raises(StoppedAtStart):
+            await start_task

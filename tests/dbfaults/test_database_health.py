@@ -37,12 +37,16 @@ async def test_database_health_changes_state_as_its_table_says(
     gate, suspected = EntryGate(reasons={}), ChangeSignal()
     health = DatabaseHealth(gate, clock, suspected)
     began = clock.now()
-    health.state = state
+    if state is not UP:
+        (health.suspect if state is SUSPECTED else health.mark_down)()
+        gate.reasons.clear()
+    before = suspected.version
     await clock.advance(timedelta(seconds=5))
     getattr(health, report)()
     assert health.state is expected
+    assert (health.is_up, health.is_down) == (expected is UP, expected is DOWN)
     assert health.since == (began if state is expected else clock.now())
-    assert suspected.version == int((state, expected) == (UP, SUSPECTED))
+    assert suspected.version - before == int((state, expected) == (UP, SUSPECTED))
     assert ("database" in gate.reasons) is (report == "mark_down")
 
 

@@ -565,9 +565,12 @@ async def test_outage_flatten_exits_other_symbol_when_one_symbol_lags(database: 
         await scenario.assert_consistent()
 
 
-async def test_outage_protection_is_linked_when_entry_fill_arrives(database: str, tmp_path: Path) -> None:
-    """An outage OCO is linked to its position when the entry fill arrives 100 s after the outage; no second
-    OCO is sent."""
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_outage_protection_is_linked_when_entry_fill_arrives(
+    database: str, tmp_path: Path, restarts: bool
+) -> None:
+    """An outage OCO is linked to its position when the entry fill arrives 100 s after the outage, also when the daemon
+    restarts meanwhile; no second OCO is sent, and the stop closes the position with its reason."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await submit_resting_entry(scenario, fills=8)
         await scenario.inject_fault("stream_drop", symbol="AAPL", role="entry", count=0)
@@ -577,19 +580,28 @@ async def test_outage_protection_is_linked_when_entry_fill_arrives(database: str
         assert scenario.held_qty("AAPL") == 8
         await scenario.inject_fault("empty", route="/v2/account/activities/FILL", count=0)
         proxy.resume()
-        await scenario.advance(seconds=100)
+        await scenario.advance(seconds=30)
+        if restarts:
+            await scenario.crash()
+            await scenario.start()
+        await scenario.advance(seconds=70)
         await scenario.clear_faults()
         await scenario.advance(seconds=20)
-        assert not [order for order in await scenario.orders("AAPL") if order["status"] == "rejected"]
         assert {(o.type, o.qty) for o in scenario.server.exchange.state.order_store.live()} == {
             ("limit", 8),
             ("stop", 8),
         }
+        orders = await scenario.orders("AAPL")
+        assert not [order for order in orders if order["status"] == "rejected"]
+        position = await scenario.position("AAPL")
+        assert position is not None
+        outage_orders = [order for order in orders if order["origin"] in ("outage", "broker")]
+        assert {order["position_id"] for order in outage_orders} == {position["position_id"]}
         scenario.print_trade("AAPL", "187.90")
         await scenario.advance(seconds=90)
         position = await scenario.position("AAPL")
         assert position is not None
-        assert position["close_reason"].startswith("STOP_LOSS_HIT")
+        assert (position["status"], position["close_reason"][:13]) == ("closed", "STOP_LOSS_HIT")
         assert not {"EXIT_WITHOUT_POSITION", "RECONCILED_PHANTOM", "OVERSOLD"} & set(
             await scenario.alert_events()
         )

@@ -14,7 +14,6 @@ from tests.dbfaults.test_database_outage import (
     open_scenario_with_spool,
     restore_database_and_start,
     spool_entries,
-    submit_resting_entry,
 )
 from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import ENTRY, Scenario
@@ -174,43 +173,6 @@ async def test_outage_flatten_is_not_proven_while_one_of_two_requests_may_have_a
         await restore_database_and_start(scenario, proxy)
         assert {(await scenario.orders(symbol))[0]["status"] for symbol in rows} <= {"rejected", "submitted"}
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 0)
-
-
-async def test_outage_protection_is_linked_after_a_second_restart(database: str, tmp_path: Path) -> None:
-    """Given an OCO of an outage whose entry fill is not known yet, when the daemon restarts after the import, then it
-    still waits for the fill: no second OCO is sent, and the stop closes the position with its reason."""
-    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        await submit_resting_entry(scenario, fills=8)
-        await scenario.inject_fault("stream_drop", symbol="AAPL", role="entry", count=0)
-        proxy.refuse_connections()
-        scenario.print_trade("AAPL", "190.00")
-        await scenario.advance(seconds=45)
-        assert scenario.held_qty("AAPL") == 8
-        await scenario.inject_fault("empty", route="/v2/account/activities/FILL", count=0)
-        proxy.resume()
-        await scenario.advance(seconds=30)
-        await scenario.crash()
-        await scenario.start()
-        await scenario.advance(seconds=30)
-        await scenario.clear_faults()
-        await scenario.advance(seconds=20)
-        assert {(o.type, o.qty) for o in scenario.server.exchange.state.order_store.live()} == {
-            ("limit", 8),
-            ("stop", 8),
-        }
-        orders = await scenario.orders("AAPL")
-        position = await scenario.position("AAPL")
-        assert position is not None
-        assert {order["position_id"] for order in orders if order["origin"] in ("outage", "broker")} == {
-            position["position_id"]
-        }
-        scenario.print_trade("AAPL", "187.90")
-        await scenario.advance(seconds=90)
-        position = await scenario.position("AAPL")
-        assert position is not None
-        assert (position["status"], position["close_reason"][:13]) == ("closed", "STOP_LOSS_HIT")
-        await assert_sent_once(scenario)
-        await scenario.assert_consistent()
 
 
 async def test_position_opened_in_an_outage_gets_the_levels_of_its_own_entry(

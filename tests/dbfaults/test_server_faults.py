@@ -196,6 +196,7 @@ async def test_slow_database_only_delays(database: str) -> None:
         await assert_recovers(scenario, events_before)
 
 
+@pytest.mark.slow(12)
 @pytest.mark.promise("C29")
 async def test_sigterm_flattens_in_time_with_slow_database(database: str) -> None:
     """SIGTERM with 20 ms of latency for each packet ends flat, proven and in time."""
@@ -210,6 +211,7 @@ async def test_sigterm_flattens_in_time_with_slow_database(database: str) -> Non
         await scenario.assert_consistent()
 
 
+@pytest.mark.slow(30)
 async def test_silent_database_blocks_entries_and_catches_up(database: str) -> None:
     """A database silent for minutes blocks entries; a target filled meanwhile is booked when it returns."""
     async with open_proxied_scenario(database) as (scenario, proxy, _):

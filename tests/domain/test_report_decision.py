@@ -13,7 +13,7 @@ from catalyst.domain.order import NEVER_ARRIVED, PositionSide, Purpose, Side, St
 from catalyst.domain.report import Fill, OrderReport
 from catalyst.domain.report_changes import ReportDecision
 from catalyst.domain.report_decision import ReportRows, decide, decide_batch, leg_row
-from catalyst.domain.rows import ExecutionRow, OrderRow, Orphan, PositionRow
+from catalyst.domain.rows import ExecutionRow, OrderRow, Orphan, PositionRow, changed
 from tests.domain.test_order_state_machine import REPORTS, report_cases
 
 AT = datetime(2026, 3, 9, 15, 0, tzinfo=UTC)
@@ -439,3 +439,11 @@ def test_legs_of_another_order_are_not_adopted() -> None:
     decision = decided([ENTRY], report)
     assert not decision.new_legs
     assert decision.verdict is Verdict.CONTRADICTION
+
+
+def test_changed_row_equals_a_replaced_one_and_refuses_unknown_columns() -> None:
+    columns = {"status": Status.FILLED, "filled_qty": Decimal(100), "closed_at": None}
+    assert changed(ENTRY, **columns) == replace(ENTRY, **columns)
+    assert ENTRY.filled_qty == 0
+    with pytest.raises(TypeError, match="has no column sides"):
+        changed(ENTRY, sides="sell")

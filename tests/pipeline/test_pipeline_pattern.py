@@ -188,6 +188,7 @@ def test_pattern_is_independent_of_the_price_level(seed: int, bars: int, factor:
     )
 
 
+@pytest.mark.slow(15)
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 100_000), bars=st.integers(1, 78))
 def test_pattern_levels_are_mirrored_on_a_mirrored_day(seed: int, bars: int):

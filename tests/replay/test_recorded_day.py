@@ -16,6 +16,7 @@ DAY = date(2026, 4, 8)
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no recorded market days in shared/data")
 
 
+@pytest.mark.slow(140)
 async def test_daemon_trades_a_recorded_market_day_end_to_end(database: str) -> None:
     """On 8 April 2026 with 7,473 symbols the daemon scans, trades, is flat at the close and agrees with the
     exchange to the cent."""

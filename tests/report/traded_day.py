@@ -136,13 +136,14 @@ async def write_trade(
     await positions.set_protection(conn, row.position_id, protected_at=at, unprotected_seconds=Decimal("1.5"))
     if not exits:
         return
+    sold_at = at + timedelta(seconds=1.5)  # until then nothing at the broker covers the shares
     await orders.insert(
         conn,
         NewOrder(
             f"exit-{number}", symbol, Purpose.EXIT, side, side_for(side, Purpose.EXIT), shares, "market", "day",
             "simple", cycle_id=CYCLE, position_id=row.position_id, alpaca_order_id=f"broker-exit-{number}", epoch=1,
         ),
-        status=Status.SUBMITTED, at=at, source="submit", note="test",
+        status=Status.SUBMITTED, at=sold_at, source="submit", note="test",
     )  # fmt: skip
     await exit_intents.create_intent(
         conn, row.position_id, reason=str(reason), purpose=Purpose.EXIT, requested_by="test", at=at

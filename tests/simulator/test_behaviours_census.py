@@ -3,6 +3,7 @@ tests agree."""
 
 import re
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ PAGE = HERE.parents[1] / "docs" / "simulator.md"
 ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
+@cache
 def behaviour_tests() -> dict[int, dict[str, str]]:
     """Return for each number the groups (files) with its tests, and the source text of those tests."""
     groups_by_number: dict[int, dict[str, str]] = {}

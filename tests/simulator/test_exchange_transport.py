@@ -54,6 +54,23 @@ async def test_response_faults_change_fields_legs_or_age() -> None:
         assert (await served.request("GET", "/v2/positions")).json() == []
 
 
+async def test_exchange_remembers_a_bounded_number_of_bytes() -> None:
+    """Of many different reads only the latest bodies are remembered, up to a limit; one that is too large is not. The
+    request log cuts a long list of symbols."""
+    async with serve_exchange() as served:
+        bodies = served.server.middleware._last_bodies
+        bodies._max_bytes = 2_000
+        for number in range(60):
+            await served.request("GET", f"/v2/account?number={number}")
+        assert 0 < bodies.size <= 2_000
+        assert "/v2/account?number=59" in bodies
+        assert "/v2/account?number=0" not in bodies
+        size = bodies.size
+        await served.request("GET", f"/v2/account?symbols={'AAPL,' * 600}")
+        assert bodies.size == size
+        assert len(served.server.middleware.request_log[-1].query) == 500
+
+
 async def test_fault_rules_match_by_symbol_and_position_and_are_counted() -> None:
     """A rule matches a symbol, from the nth request, `count` times; each firing is counted, and DELETE
     removes the rules."""

@@ -1,5 +1,6 @@
 """Recorded bars as a market: small written and generated days, and recorded days where the files are present."""
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -456,3 +457,46 @@ def test_recorded_half_days_and_clock_changes_follow_the_calendar(
             recorded_market.NEW_YORK,
         ).timestamp()
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "cannot be read: Empty CSV file"),
+        ("symbol,timestamp,open,high,low,close,volume\n", "has no rows"),
+        (
+            "{}ALFA,2026-04-08T13:30:00Z,10,11,9,10,5\n,2026-04-08T13:31:00Z,10,11,9,10,5\n",
+            "row 2: symbol is empty",
+        ),
+        (
+            "{}ALFA,2026-04-08T13:30:00Z,10,11,9,10,5\nALFA,2026-04-08T13:31:00Z,ten,11,9,10,5\n",
+            "row 2: open is 'ten', which is no number; correct or delete the row",
+        ),
+        ("{}ALFA,soon,10,11,9,10,5\n", "cannot be read"),
+        (
+            "symbol,timestamp,open,high,low,close\nALFA,2026-04-08T13:30:00Z,1,1,1,1\n",
+            "has no column 'volume'",
+        ),
+        ("symbol,timestamp\nALFA,2026-04-08T13:30:00Z\n", "has no column 'open'"),
+        ("symbol,open\nALFA,1\n", "has no column 'timestamp'"),
+        ("{}ALFA,2026-04-08T13:30:00Z,,11,9,10,5\n", "row 1: open is empty"),
+    ],
+)
+def test_recorded_file_with_bad_rows_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str):
+    """An empty file, a missing column, a symbol or price that is none: the sentence names file and row or bar."""
+    path = tmp_path / "bars.csv"
+    path.write_text(text.replace("{}", "symbol,timestamp,open,high,low,close,volume\n"))
+    with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+        recorded_market.load_market(path, day=DAY)
+    assert "\n" not in str(caught.value)
+
+
+def test_recorded_parquet_with_a_null_symbol_names_the_row(tmp_path: Path):
+    """A null symbol, or a file that is no Parquet, is refused with the file."""
+    table = pa.table({"symbol": ["ALFA", None], "timestamp": [OPEN, OPEN], "open": ["10", "x"]})
+    pq.write_table(table, tmp_path / "bars.parquet")
+    with pytest.raises(ValueError, match=r"bars\.parquet, row 2: symbol is empty"):
+        recorded_market.load_market(tmp_path / "bars.parquet")
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.parquet cannot be read"):
+        recorded_market.load_market(tmp_path / "empty.parquet")

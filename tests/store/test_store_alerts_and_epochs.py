@@ -1,6 +1,7 @@
 """Proposals, alerts, risk events, quarantine, flat proofs and epochs in the database."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -8,6 +9,7 @@ import asyncpg
 import pytest
 from store.raw_rows import AT, CYCLE, RawRows
 
+from catalyst.domain.alert_message import WaitingAlert
 from catalyst.domain.errors import WrongAccount
 from catalyst.store import (
     alerts,
@@ -83,7 +85,7 @@ async def test_identical_alerts_at_once_are_one_row(store: Store):
     fresh = await asyncio.gather(*(_alert(store, "k") for _ in range(8)))
     assert sorted(fresh) == [False] * 7 + [True]
     async with store.read() as conn:
-        (alert,) = await alerts.due(conn, at=AT)
+        (alert,) = await alerts.recent(conn)
     assert (alert.repeats, alert.facts, alert.severity) == (7, {"n": 1}, "CRITICAL")
 
 
@@ -96,19 +98,34 @@ async def test_alert_repeats_after_its_window(store: Store):
 
 
 async def test_alert_outbox_retries_until_delivered(store: Store, later: datetime):
-    """A failed delivery waits for its next time; a delivered alert is never due again."""
+    """An alert waits until every channel of its severity has sent it; then it never waits again, however many channels
+    record it at once."""
     await _alert(store, "k", message="x\x00y")
+    channels = {"CRITICAL": frozenset({"mail", "url"})}
+
+    async def waiting() -> list[WaitingAlert]:
+        async with store.read() as conn:
+            return await alerts.waiting(conn, ["CRITICAL"], since=AT - timedelta(hours=1))
+
+    async def send(channel: str) -> None:
+        async with store.tx("deliver") as conn:
+            await alerts.record_sent(conn, [alert], channel, at=later, channels_of=channels)
+
+    (alert,) = await waiting()
+    assert alert.message == "x\ufffdy"
     async with store.tx("deliver") as conn:
-        (alert,) = await alerts.due(conn, at=AT)
-        assert alert.message == "x�y"
-        await alerts.mark_failed(conn, alert.alert_id, error="no route", next_attempt_at=later)
-        assert await alerts.due(conn, at=AT) == []
-        (alert,) = await alerts.due(conn, at=later)
-        assert (alert.attempts, alert.last_error) == (1, "no route")
-        await alerts.mark_delivered(conn, alert.alert_id, at=later)
-        assert await alerts.due(conn, at=later + timedelta(days=1)) == []
-        (alert,) = await alerts.recent(conn)
-    assert (alert.attempts, alert.delivered_at, alert.last_error) == (2, later, None)
+        await alerts.record_failure(conn, [alert.alert_id], error="no route", next_attempt_at=later)
+        (row,) = await alerts.recent(conn)
+        assert (row.attempts, row.last_error, row.delivered_at) == (1, "no route", None)
+    await send("mail")
+    (alert,) = await waiting()
+    assert alert.sent_by == {"mail"}
+    alert = replace(alert, sent_by=frozenset())  # as read before the other channel's row
+    await asyncio.gather(send("url"), send("mail"))
+    assert await waiting() == []
+    async with store.read() as conn:
+        (row,) = await alerts.recent(conn)
+    assert (row.last_error, row.delivered_at) == (None, later)
 
 
 async def test_alert_is_rolled_back_with_its_transaction(store: Store):

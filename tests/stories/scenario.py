@@ -45,7 +45,10 @@ ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 
 
 class ScenarioMarket(ManualFeed):
-    """Market with prints and quotes set by the test; it serves snapshots, but no bars and no headlines."""
+    """Market with prints and quotes set by the test; it serves snapshots and daily bars, but no shorter bars and no
+    headlines."""
+
+    has_daily_bars = True
 
     def snapshots(self, symbols: Sequence[str], when: datetime) -> SnapshotColumns:
         """Return the last print and quote of each symbol that has a print."""
@@ -73,8 +76,19 @@ class ScenarioMarket(ManualFeed):
     def bars(
         self, symbol: str, length: timedelta, start: datetime, end: datetime, when: datetime
     ) -> BarColumns:
-        """Return no bars."""
-        return _no_bars(0)
+        """Return thirty daily bars of the weekdays before, and no shorter ones."""
+        import numpy as np
+
+        if not self.has_daily_bars or length < timedelta(days=1):
+            return _no_bars(0)
+        days = [when.date() - timedelta(days=n) for n in range(42, 0, -1)]
+        at_s = np.array(
+            [int(at("00:00", day).timestamp()) for day in days if day.weekday() < 5], dtype=np.int64
+        )
+        at_s = at_s[(at_s >= start.timestamp()) & (at_s <= end.timestamp())]
+        prices = (np.full(len(at_s), 190.0) for _ in range(4))
+        volume = np.full(len(at_s), 1_000_000, dtype=np.int64)
+        return BarColumns(at_s, *prices, volume, np.full(len(at_s), 190.0), volume)
 
     def headlines(self, start: datetime, end: datetime, when: datetime) -> Sequence[NewsArticle]:
         """Return no headlines."""
@@ -152,7 +166,12 @@ class Scenario:
         self.stop = StopRequest()
         self._stack = AsyncExitStack()
         account = await acquire_host_lock(
-            self._stack, self.settings, self.clock, fault_point=self.crash_trigger
+            self._stack,
+            self.settings,
+            self.clock,
+            dsn=self.dsn,
+            stop=self.stop,
+            fault_point=self.crash_trigger,
         )
         gate = EntryGate()
         store = await open_database(self._stack, self.dsn, self.clock, gate, fault_point=self.crash_trigger)

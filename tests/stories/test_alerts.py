@@ -11,7 +11,8 @@ from tests.stories.scenario import Facts, Scenario, open_scenario
 async def alerts_of(scenario: Scenario, event: str) -> list[Facts]:
     """Return severity, symbol and number of repeats of each alert of an event, oldest first."""
     rows = await scenario.conn.fetch(
-        "SELECT severity, facts->>'symbol' AS symbol, repeats FROM alerts WHERE event = $1 ORDER BY alert_id",
+        "SELECT severity, coalesce(facts->>'symbol', facts->'symbols'->>0) AS symbol, repeats FROM alerts"
+        " WHERE event = $1 ORDER BY severity DESC, alert_id",
         event,
     )
     return [dict(row) for row in rows]
@@ -53,6 +54,27 @@ async def test_each_symbol_without_a_price_raises_its_own_alert(database: str) -
         assert repeats_of(later, "AAPL") > repeats_of(priced, "AAPL")
         await scenario.advance(seconds=40)
         assert repeats_of(await alerts_of(scenario, "PRICES_STALE"), "MSFT") > repeats_of(priced, "MSFT")
+
+
+async def test_symbols_without_prices_share_one_alert(database: str) -> None:
+    """Two symbols that lose their prices at once raise one alert that names them; a third one later raises the
+    second, and the first alert is repeated, not raised again."""
+    async with open_scenario(
+        database, stop_monitor={"every_seconds": 40, "stale_after_seconds": 60}
+    ) as scenario:
+        for symbol in ("AAPL", "MSFT", "TSLA"):
+            await scenario.given_position(symbol, 20)
+        for _ in range(20):
+            scenario.print_trade("TSLA", "190.00")
+            await scenario.advance(seconds=10)
+        await scenario.advance(seconds=200)
+        found = await scenario.conn.fetch(
+            "SELECT facts->'symbols' AS symbols, message, repeats FROM alerts WHERE event = 'PRICES_STALE'"
+            " ORDER BY alert_id"
+        )
+        assert [row["symbols"] for row in found] == ['["AAPL", "MSFT"]', '["TSLA"]']
+        assert found[0]["message"].startswith("AAPL, MSFT: no valid price since ")
+        assert found[0]["repeats"] > 0
 
 
 async def test_each_slow_exit_raises_its_own_alert(database: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from catalyst.simulator.trading_api.order_parsing import parse_replace_request
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
-from tests.stories.test_operator_actions import order_by_hand
+from tests.stories.test_operator_actions import cancel_target_by_hand, order_by_hand, sell_by_hand_unseen
 
 
 async def replace_by_hand(scenario: Scenario, broker_id: str, limit_price: str) -> str:
@@ -255,9 +255,7 @@ async def test_exit_cancels_external_order_named_in_rejection(database: str) -> 
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
         await scenario.inject_fault("stream_drop", symbol="AAPL", side="sell", event="new", count=0)
-        target = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
-        await scenario.admin("cancel", {"id": target["alpaca_order_id"]})
-        scenario.server.exchange.confirm_cancels()
+        await cancel_target_by_hand(scenario, "AAPL")
         offer = await order_by_hand(scenario, "AAPL", "sell", 10, type="limit", limit_price="250.00")
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=60)
@@ -272,14 +270,7 @@ async def test_exit_ends_when_broker_has_no_position(database: str) -> None:
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=500, count=0)
-        await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
-        await scenario.inject_fault("empty", method="GET", route="/v2/account/activities/FILL", count=0)
-        await scenario.inject_fault("stream_drop", symbol="AAPL", side="sell", count=0)
-        target = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
-        await scenario.admin("cancel", {"id": target["alpaca_order_id"]})
-        scenario.server.exchange.confirm_cancels()
-        await order_by_hand(scenario, "AAPL", "sell", 20)
-        await scenario.advance(seconds=1)
+        await sell_by_hand_unseen(scenario, "AAPL", 20)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=30)
         assert await scenario.conn.fetchval("SELECT state FROM exit_intents") == "abandoned"

@@ -10,7 +10,9 @@ import pytest
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.doctor.examination import examine
 from catalyst.doctor.issues import FIXES, RECONCILE, Examination, Issue, IssueKind, Severity
+from catalyst.store import quarantine
 from catalyst.store.pool import open_store
+from tests.simulator.manual_feed import at
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
 from tests.stories.test_safe_mode import as_owner
 
@@ -210,6 +212,48 @@ async def test_doctor_reports_unprotected_shares_without_fixing_them(database: s
         await scenario.start()
         await scenario.advance(seconds=30)
         assert (await run_doctor(scenario)).issues == ()
+
+
+async def test_doctor_reports_a_day_that_ended_with_positions(database: str) -> None:
+    """After a daemon that was dead over the close the doctor names what is held, what is open, the day that was not
+    completed and the reports in quarantine; each alone makes it non-zero. Deliberately held positions are no issue."""
+    async with open_scenario(database, now=at("15:40"), once=False) as scenario:
+        for symbol in ("AAPL", "MSFT"):
+            await scenario.given_position(symbol, 20)
+        assert issue_kinds(await run_doctor(scenario)) == set()
+        await scenario.crash()
+        await quarantine.put(
+            scenario.conn,
+            source="poll",
+            reason="unknown broker status",
+            payload="{}",
+            at=scenario.clock.now(),
+        )
+        await scenario.clock.advance_to(at("16:03"))
+        result = await run_doctor(scenario)
+        held = issue_of_kind(result, IssueKind.HELD_AFTER_CLOSE)
+        assert (held.severity, held.facts["symbols"]) == (Severity.CRITICAL, ["AAPL", "MSFT"])
+        await scenario.clock.advance_to(at("16:10"))
+        result = await run_doctor(scenario)
+        assert (
+            "4 orders are open after the close of 2026-03-09"
+            in issue_of_kind(result, IssueKind.OPEN_AFTER_CLOSE).message
+        )
+        assert "2026-03-09 is" in issue_of_kind(result, IssueKind.CYCLE_NOT_COMPLETED).message
+        assert "1 reports of the broker" in issue_of_kind(result, IssueKind.QUARANTINE_UNRESOLVED).message
+        for kind in ("HELD_AFTER_CLOSE", "OPEN_AFTER_CLOSE", "CYCLE_NOT_COMPLETED", "QUARANTINE_UNRESOLVED"):
+            alone = replace(result, issues=(issue_of_kind(result, IssueKind(kind)),))
+            assert alone.exit_code > 0
+        async with as_owner(scenario, "quarantine") as conn:
+            assert (
+                await quarantine.resolve_all(conn, by="trader", note="checked", at=scenario.clock.now()) == 1
+            )
+        config = scenario.settings.config
+        holding = config.model_copy(
+            update={"positions": config.positions.model_copy(update={"close_all_at_market_close": False})}
+        )
+        kept = await run_doctor(scenario, config=holding)
+        assert not {"HELD_AFTER_CLOSE", "OPEN_AFTER_CLOSE", "QUARANTINE_UNRESOLVED"} & issue_kinds(kept)
 
 
 async def test_doctor_reports_illegal_history_by_invariant(database: str) -> None:

@@ -12,6 +12,7 @@ from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import UserError
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.invariants import Invariant
+from catalyst.domain.report import AccountReport
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
 from tests.stories.test_orphan_positions import buy_by_hand
 
@@ -183,15 +184,22 @@ async def test_new_violation_during_resume_keeps_safe_mode(database: str) -> Non
         assert not gate.is_open
 
 
+async def begin_start(scenario: Scenario, stack: AsyncExitStack) -> AccountReport:
+    """Do the first step of a start: read the account and lock it."""
+    return await acquire_host_lock(
+        stack, scenario.settings, scenario.clock, dsn=scenario.dsn, stop=scenario.stop
+    )
+
+
 async def test_start_retries_broker_errors_for_half_a_minute(database: str) -> None:
     """A start retries two failed account reads; after half a minute of errors it gives up."""
     async with open_scenario(database, started=False) as scenario, AsyncExitStack() as stack:
         await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=2)
-        start_task = asyncio.create_task(acquire_host_lock(stack, scenario.settings, scenario.clock))
+        start_task = asyncio.create_task(begin_start(scenario, stack))
         await scenario.advance(seconds=12)
         assert (await start_task).account_number
         await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=0)
-        start_task = asyncio.create_task(acquire_host_lock(stack, scenario.settings, scenario.clock))
+        start_task = asyncio.create_task(begin_start(scenario, stack))
         await scenario.advance(seconds=40)
         with pytest.raises(UserError, match="does not answer"):
             await start_task

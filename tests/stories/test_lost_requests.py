@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
-from tests.stories.test_operator_actions import order_by_hand
+from tests.stories.test_operator_actions import order_by_hand, sell_by_hand_unseen
 
 
 async def orders_of(scenario: Scenario, symbol: str, *purposes: str) -> list[Facts]:
@@ -137,14 +137,7 @@ async def test_exit_sells_the_smaller_quantity_when_the_broker_shows_fewer_share
     has, once, and no request for more is sent."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
-        await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
-        await scenario.inject_fault("empty", method="GET", route="/v2/account/activities/FILL", count=0)
-        await scenario.inject_fault("stream_drop", symbol="AAPL", side="sell", count=0)
-        target = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
-        await scenario.admin("cancel", {"id": target["alpaca_order_id"]})
-        scenario.server.exchange.confirm_cancels()
-        await order_by_hand(scenario, "AAPL", "sell", 8)
-        await scenario.advance(seconds=1)
+        await sell_by_hand_unseen(scenario, "AAPL", 8)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0

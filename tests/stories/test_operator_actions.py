@@ -17,14 +17,29 @@ async def order_by_hand(scenario: Scenario, symbol: str, side: str, qty: int, **
     return str((await scenario.admin("order", {**order, **terms}))["id"])
 
 
+async def cancel_target_by_hand(scenario: Scenario, symbol: str) -> None:
+    """Cancel the target of a position as an operator, so that its shares are free."""
+    target = next(o for o in await scenario.orders(symbol) if o["order_purpose"] == "take_profit")
+    await scenario.admin("cancel", {"id": target["alpaca_order_id"]})
+    scenario.server.exchange.confirm_cancels()
+
+
+async def sell_by_hand_unseen(scenario: Scenario, symbol: str, qty: int) -> None:
+    """Sell shares of a position as an operator; no list, activity or message shows it until the faults are removed."""
+    await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
+    await scenario.inject_fault("empty", method="GET", route="/v2/account/activities/FILL", count=0)
+    await scenario.inject_fault("stream_drop", symbol=symbol, side="sell", count=0)
+    await cancel_target_by_hand(scenario, symbol)
+    await order_by_hand(scenario, symbol, "sell", qty)
+    await scenario.advance(seconds=1)
+
+
 @pytest.mark.promise("C17")
 async def test_position_sold_by_hand_closes_as_external(database: str) -> None:
     """A position sold by hand closes as EXTERNAL, and the daemon sells no more."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
-        target = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
-        await scenario.admin("cancel", {"id": target["alpaca_order_id"]})
-        scenario.server.exchange.confirm_cancels()
+        await cancel_target_by_hand(scenario, "AAPL")
         await order_by_hand(scenario, "AAPL", "sell", 20)
         await scenario.advance(seconds=40)
         position = await scenario.position("AAPL")
@@ -38,9 +53,7 @@ async def test_exit_cancels_blocking_order_placed_by_hand(database: str) -> None
     """An exit cancels an order placed by hand that holds half of the shares."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
-        target = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
-        await scenario.admin("cancel", {"id": target["alpaca_order_id"]})
-        scenario.server.exchange.confirm_cancels()
+        await cancel_target_by_hand(scenario, "AAPL")
         await order_by_hand(scenario, "AAPL", "sell", 10, type="limit", limit_price="250.00")
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=40)

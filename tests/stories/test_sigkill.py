@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import asyncpg
+import pytest
 import yaml
 
 from catalyst.clock import ScaledClock
@@ -22,6 +23,7 @@ SPEED = 240.0
 HOLD_SPEED = 20.0
 
 
+@pytest.mark.slow(50)
 async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: str, tmp_path: Path) -> None:
     """After a SIGKILL between acceptance and response, the next start adopts and protects the order, sends no
     second one, and the day ends flat and equal to the exchange."""
@@ -75,10 +77,10 @@ async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: s
 
 @asynccontextmanager
 async def exchange(folder: Path) -> AsyncIterator[tuple[str, Path]]:
-    """Run the exchange as its own process at 13:50 of a generated day; its clock stands still at first."""
+    """Run the exchange as its own process at 14:20 of a generated day; its clock stands still at first."""
     port, clock = folder / "port", folder / "clock"
     command = [
-        "sim", "--generated", "11", "--start", "13:50", "--port", "0", "--port-file", str(port),
+        "sim", "--generated", "11", "--symbols", "300", "--start", "14:20", "--port", "0", "--port-file", str(port),
         "--new-clock", str(clock), "--write-listings", str(folder / "listings.csv"),
     ]  # fmt: skip
     with (folder / "sim.log").open("wb") as log:

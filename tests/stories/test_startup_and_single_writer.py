@@ -1,6 +1,5 @@
 """Startup order, crash loop detection, and the locks that allow one daemon for each account."""
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.cli.app import exit_code
@@ -19,8 +19,8 @@ from catalyst.daemon.trading_state import account_lease
 from catalyst.daemon.trading_state.account_lease import AccountLease
 from catalyst.daemon.trading_state.host_lock import HostLock
 from catalyst.domain.errors import AnotherDaemonRunning, BrokerUnavailable, ConfigInvalid, DatabaseReplaced
-from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Purpose
+from tests.simulator.manual_feed import at
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
 from tests.waiting import wait_until
 
@@ -33,13 +33,14 @@ async def first_occurrences(scenario: Scenario, *names: str) -> list[str]:
         events.append(str(event["event"]))
         return ""
 
+    before = structlog.get_config()
     structlog.configure(processors=[record_event])
     try:
         start = scenario.start()
         scenario.crash_trigger.steps = events  # the fault point writes into the same list
         await start
     finally:
-        structlog.reset_defaults()
+        structlog.configure(**before)
     places = {name: events.index(name) for name in names if name in events}
     assert places.keys() == set(names), f"never occurred: {set(names) - places.keys()} in {events}"
     return sorted(names, key=places.__getitem__)
@@ -69,26 +70,21 @@ async def test_startup_steps_run_in_fixed_order(database: str) -> None:
 
 
 async def test_fill_received_during_recovery_is_applied_afterwards(database: str) -> None:
-    """A fill on the stream during recovery is applied after the broker's state was stored."""
+    """Given an entry fills while recovery waits for its second try, then the fill is booked from the broker's state,
+    and the messages that the stream sent meanwhile are applied after it."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         await scenario.advance(seconds=2)
         await scenario.crash()
-        events = scenario.crash_trigger.steps
-
-        def print_fill(step: str, moment: Moment) -> None:
-            if (step, moment) == ("GET /account/activities/FILL", Moment.BEFORE):
-                scenario.crash_trigger.on_step = None
-                scenario.print_trade("AAPL", "190.00")
-
-        start = scenario.start()
-        task = asyncio.ensure_future(start)
-        await asyncio.sleep(0)
-        scenario.crash_trigger.on_step = print_fill
-        await task
-        assert events.count("after GET /orders") >= 1
+        scenario.print_trade("AAPL", "190.00", after=2)
+        await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=500, count=1)
+        await scenario.start()
+        assert scenario.components is not None
+        updates = scenario.components.stream_consumer.applied
+        assert updates >= 1, "the messages of the stream were lost"
+        assert await scenario.conn.fetchval("SELECT source FROM executions") != "stream"
         await scenario.advance(seconds=5)
         position = await scenario.position("AAPL")
         assert position is not None
@@ -298,3 +294,18 @@ async def test_request_is_not_sent_when_lease_expires_in_sending_thread(database
         assert len((await scenario.admin("logs"))["requests"]) == requests_before
         assert (await broker.account()).equity > Decimal(0)  # reads need no lease
         await broker.close()
+
+
+async def test_restart_logs_only_the_scans_that_no_daemon_ran(database: str) -> None:
+    """A restart names in one line the scans whose time passed without a daemon, and nothing when all ran."""
+    async with open_scenario(database, now=at("09:10")) as scenario:
+        await scenario.clock.advance_to(at("10:40"))
+        missed = []
+        for restart in ("10:41", "12:05"):
+            await scenario.crash()
+            await scenario.clock.advance_to(at(restart))
+            with capture_logs() as lines:
+                await scenario.start()
+                await scenario.advance(seconds=10)
+            missed.append([line["times"] for line in lines if line["event"] == "job_missed"])
+        assert missed == [[], [["11:00", "11:30", "12:00"]]]

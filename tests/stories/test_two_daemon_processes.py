@@ -13,6 +13,7 @@ from tests.stories.test_sigkill import _admin, _daemon, _environment, _tail, _wa
 from tests.waiting import wait_until
 
 
+@pytest.mark.slow(20)
 @pytest.mark.promise("F092")
 async def test_stopped_daemon_sends_nothing_after_being_replaced(database: str, tmp_path: Path) -> None:
     """Given one daemon, then a second one exits on the host lock (one machine) or the account lock (another

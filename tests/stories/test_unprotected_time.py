@@ -2,14 +2,22 @@
 counted against a budget."""
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from structlog.testing import capture_logs
 
+from catalyst.doctor.database_checks import check_database
+from catalyst.doctor.issues import IssueKind
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
 from catalyst.report.day import read_day_report
+from catalyst.report.status import read_status
 from catalyst.simulator.exchange.unprotected_time import unprotected_qty
+from tests.simulator.manual_feed import at
 from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
+from tests.stories.test_orphan_positions import TUESDAY, buy_by_hand, run_round_trip
 
 
 async def partly_filled_position(scenario: Scenario) -> Facts:
@@ -166,3 +174,145 @@ async def test_unacknowledged_oco_is_replaced_and_counts_as_unprotected(database
             == 0
         )
         await scenario.assert_consistent()
+
+
+async def exchange_seconds(scenario: Scenario, symbol: str, quantity: int) -> Decimal:
+    """Return for how long the exchange saw none of these shares under a stop."""
+    totals = await scenario.admin("unprotected")
+    return Decimal(totals[symbol]["share_seconds"]) / quantity
+
+
+async def assert_measured_as_by_the_exchange(
+    scenario: Scenario, quantity: int = 20, *, crash: float = 0
+) -> None:
+    """The stored seconds are not below the exchange's by more than 1 s, nor above by more than 5 s; a crash may add
+    the `crash` seconds until the next start's first read. Over 15 s there is an alert."""
+    position = await scenario.position("AAPL")
+    assert position is not None
+    seconds = await exchange_seconds(scenario, "AAPL", quantity)
+    assert seconds - 1 <= position["unprotected_seconds"] <= seconds + 5 + Decimal(str(crash))
+    assert ("UNPROTECTED_OVER_BUDGET" in await scenario.alert_events()) is (seconds > 15)
+
+
+@pytest.mark.parametrize("seconds", [5, 60])
+async def test_time_between_cancelled_legs_and_sale_counts_when_the_daemon_dies_there(
+    database: str, seconds: int
+) -> None:
+    """A daemon killed between its cancelled legs and its sale counts the time until the sale, as the exchange does."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        close = scenario.conn.execute(
+            "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
+            " VALUES ('close', '{\"symbol\": \"AAPL\"}', $1, 'trader')",
+            scenario.clock.now(),
+        )
+        await close
+        await scenario.crash_at("POST /orders", Moment.BEFORE)
+        await scenario.advance(seconds=seconds)
+        await scenario.start()
+        await scenario.advance(seconds=20)
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.advance(seconds=20)
+        assert await exchange_seconds(scenario, "AAPL", 20) >= seconds
+        await assert_measured_as_by_the_exchange(scenario)
+        await scenario.assert_consistent()
+
+
+async def test_open_exit_without_a_stop_raises_the_alert_after_fifteen_seconds(database: str) -> None:
+    """While no request of an exit gets through after its legs are cancelled, the alert comes at fifteen seconds and
+    names them; status and report show the seconds of the exchange."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=0)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        while await exchange_seconds(scenario, "AAPL", 20) <= 15:
+            assert "UNPROTECTED_OVER_BUDGET" not in await scenario.alert_events()
+            await scenario.advance(seconds=1)
+        await scenario.advance(seconds=2)
+        assert "UNPROTECTED_OVER_BUDGET" in await scenario.alert_events()
+        assert scenario.components is not None
+        async with scenario.components.store.read() as conn:
+            now = scenario.clock.now()
+            report = await read_day_report(conn, at=now)
+            (line,) = (await read_status(conn, now)).positions
+            issues = await check_database(conn, now)
+        assert report is not None
+        unprotected = next(issue for issue in issues if issue.kind is IssueKind.UNPROTECTED_POSITION)
+        assert unprotected.facts["unprotected_seconds"] == line.unprotected_seconds
+        seconds = await exchange_seconds(scenario, "AAPL", 20)
+        assert report.figures.longest_unprotected_seconds == line.unprotected_seconds
+        assert seconds - 1 <= line.unprotected_seconds <= seconds + 5
+        await scenario.clear_faults()
+        await scenario.advance(seconds=60)
+        assert scenario.held_qty("AAPL") == 0
+        await assert_measured_as_by_the_exchange(scenario)
+
+
+async def test_stop_cancelled_while_the_daemon_is_dead_counts_from_its_cancel(database: str) -> None:
+    """A stop cancelled at the broker a minute before the start counts from its cancel, whose time the rows have."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
+        await scenario.admin("cancel", {"id": stop["alpaca_order_id"]})
+        scenario.server.exchange.confirm_cancels()
+        cancelled_at = scenario.clock.now()
+        await scenario.advance(seconds=60)
+        await scenario.start()
+        await scenario.advance(seconds=30)
+        ended = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
+        assert abs(ended["closed_at"] - cancelled_at) < timedelta(seconds=1)
+        assert ended["cancelled_at"] == ended["closed_at"] == ended["broker_canceled_at"]
+        await assert_measured_as_by_the_exchange(scenario)
+        assert await exchange_seconds(scenario, "AAPL", 20) > 60
+
+
+async def test_stop_placed_after_the_close_is_no_protection_before_the_open(database: str) -> None:
+    """A daemon that starts at 16:03 finds that the legs ended at 16:00:00; the stop that it places waits for the open,
+    so the position is not protected and its time goes on, as at the exchange."""
+    async with open_scenario(database, now=at("15:40"), once=False) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        await scenario.clock.advance_to(at("16:03"))
+        with capture_logs() as lines:
+            await scenario.start()
+            await scenario.advance(seconds=60)
+        legs = [o for o in await scenario.orders("AAPL") if o["status"] == "expired"]
+        assert {leg["closed_at"] for leg in legs} == {at("16:00")}
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert position["protected_at"] is None
+        events = [line["event"] for line in lines]
+        assert "position_protected" not in events
+        assert events.count("stop_waits_for_venue") == 1
+        assert "UNPROTECTED_OVER_BUDGET" in await scenario.alert_events()
+        assert scenario.components is not None
+        async with scenario.components.store.read() as conn:
+            (line,) = (await read_status(conn, scenario.clock.now())).positions
+        seconds = await exchange_seconds(scenario, "AAPL", 20)
+        assert seconds - 1 <= line.unprotected_seconds <= seconds + 5
+
+
+async def test_orphan_shares_without_a_stop_raise_the_alert(database: str) -> None:
+    """Orphan shares whose stop the broker does not receive raise the alert fifteen seconds after they were found."""
+    async with open_scenario(database) as scenario:
+        await run_round_trip(scenario, "AAPL")
+        await scenario.crash()
+        await buy_by_hand(scenario, "AAPL", 7)
+        scenario.print_trade("AAPL", "194.00", after=1)
+        await scenario.clock.advance_to(at("10:15", TUESDAY))
+        assert scenario.held_qty("AAPL") == 7
+        await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=0)
+        await scenario.start()
+        found_at = None
+        for _ in range(60):
+            await scenario.advance(seconds=1)
+            found_at = found_at or await scenario.conn.fetchval("SELECT found_at FROM orphans")
+            now = scenario.clock.now()
+            is_alerted = "UNPROTECTED_OVER_BUDGET" in await scenario.alert_events()
+            assert not is_alerted or (found_at is not None and now - found_at > timedelta(seconds=14))
+            assert is_alerted or found_at is None or now - found_at < timedelta(seconds=18)
+        message = await scenario.conn.fetchval(
+            "SELECT message FROM alerts WHERE event = 'UNPROTECTED_OVER_BUDGET'"
+        )
+        assert message.startswith("AAPL (orphan shares): no working stop at the broker for 1")

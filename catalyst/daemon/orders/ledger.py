@@ -31,7 +31,7 @@ from catalyst.domain.position import PositionStatus
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
 from catalyst.domain.report_changes import ReportDecision
 from catalyst.domain.report_decision import ReportRows, decide, decide_batch, leg_row
-from catalyst.domain.rows import OrderRow
+from catalyst.domain.rows import OrderRow, changed
 from catalyst.domain.session import start_of_day, trading_date
 from catalyst.store import (
     alerts,
@@ -335,7 +335,7 @@ class OrderLedger:
         for change in decision.order_changes:
             position_id = written.positions.get(change.before.order_id)
             self.cache_row(
-                change.after if position_id is None else replace(change.after, position_id=position_id)
+                change.after if position_id is None else changed(change.after, position_id=position_id)
             )
         for new_leg in decision.new_legs:
             self.cache_row(leg_row(new_leg, written.legs[new_leg.report.broker_id]))

@@ -47,6 +47,7 @@ CLIENT_ID_ROLE: Final = "zp"  # protection sent during a database outage
 # Without rows it is not certain whose exits the broker shows, so none is cancelled.
 RULES: Final = ProtectionRules(may_exit=True, may_cancel_exits=False, confirm_after=timedelta(seconds=2))
 EXIT_TIMEOUT: Final = timedelta(seconds=30)
+LOG_INTERVAL: Final = timedelta(seconds=60)
 ZERO: Final = Decimal(0)
 
 
@@ -68,6 +69,8 @@ class OutageProtection:
     _refusals: dict[str, list[Refusal]] = field(default_factory=dict)
     _unprotectable: dict[str, str] = field(default_factory=dict)  # by symbol: the last refusal
     _refused_count: dict[str, int] = field(default_factory=dict)  # by symbol: part of the next order's id
+    _unprotected_since: dict[str, datetime] = field(default_factory=dict)  # by symbol
+    _over_budget_logged_at: dict[str, datetime] = field(default_factory=dict)  # by symbol
     _outage_since: datetime | None = None
 
     async def check(
@@ -103,7 +106,13 @@ class OutageProtection:
 
     def _forget_symbols_except(self, symbols: set[str]) -> None:
         self._states.keep(symbols)
-        for by_symbol in (self._refusals, self._unprotectable, self._refused_count):
+        for by_symbol in (
+            self._refusals,
+            self._unprotectable,
+            self._refused_count,
+            self._unprotected_since,
+            self._over_budget_logged_at,
+        ):
             for symbol in by_symbol.keys() - symbols:
                 del by_symbol[symbol]
 
@@ -166,8 +175,11 @@ class OutageProtection:
             entry_grace=timedelta(seconds=self.config.execution.partial_entry_grace_seconds),
         )
         step = next_protection_step(shares, RULES, now)
-        if state not in (Protection.PROTECTED, Protection.EXCESS):
+        if state in (Protection.PROTECTED, Protection.EXCESS):
+            self._unprotected_since.pop(symbol, None)
+        else:
             self.unprotected.add(position.position_id)
+            self._log_over_budget(position, self._unprotected_since.setdefault(symbol, now), now)
         if step.action is not ProtectionAction.EXIT:
             self._unprotectable.pop(symbol, None)
         match step.action:
@@ -183,6 +195,24 @@ class OutageProtection:
                 self._unprotectable[symbol] = step.reason
             case _:
                 return  # nothing to do now
+
+    def _log_over_budget(self, position: PositionRow, since: datetime, now: datetime) -> None:
+        """Log, once a minute, shares that are unprotected for longer than the budget.
+
+        The alert follows when the database is back, measured from the imported rows.
+        """
+        budget = timedelta(seconds=self.config.protection.unprotected_budget_seconds)
+        logged_at = self._over_budget_logged_at.get(position.symbol)
+        if now - since <= budget or (logged_at is not None and now - logged_at < LOG_INTERVAL):
+            return
+        self._over_budget_logged_at[position.symbol] = now
+        log.critical(
+            "unprotected_over_budget",
+            symbol=position.symbol,
+            quantity=str(position.quantity),
+            seconds=str((now - since).total_seconds()),
+            budget=str(budget.total_seconds()),
+        )
 
     def _has_in_flight_request(self, symbol: str) -> bool:
         """Return true while a request of ours in the symbol may still arrive."""

@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
+from catalyst.domain.secret_mask import mask_value
 
 log = structlog.get_logger()
 
@@ -111,7 +112,7 @@ class Spool:
         if is_new:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         previous_sum, is_torn = self._read_tail()
-        body = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
+        body = orjson.dumps(mask_value(facts), option=orjson.OPT_SORT_KEYS)
         line = body[:-1] + b',"sum":"' + _checksum(previous_sum, body).encode() + b'"}\n'
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:

@@ -20,6 +20,7 @@ from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission, without_legs
+from catalyst.daemon.protection.unprotected_time import UnprotectedTime
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
@@ -66,6 +67,7 @@ class OrphanPositions:
     exits: SafeExit
     clock: Clock
     config: CurrentConfig
+    unprotected_time: UnprotectedTime
     epoch: int
     _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
     _states: StateSince[int] = field(default_factory=StateSince[int])  # by orphan id
@@ -106,6 +108,8 @@ class OrphanPositions:
         ) and await self._is_awaiting_entry_fill(orphan):
             return False  # no orphan: an unlinked order of these shares waits for the entry's fills
         rows = await self._order_rows(orphan)
+        if not self._is_left_alone(orphan):
+            await self.unprotected_time.measure_orphan(orphan, rows)
         working = [row for row in rows if row.status in WORKING]
         if orphan.quantity == 0:
             return await self._close_orphan(orphan, working, "exited")
@@ -121,13 +125,20 @@ class OrphanPositions:
                 return needs_step
         else:
             self._suspected_quantity.pop(orphan.orphan_id, None)
-        if orphan.cause == UNEXPLAINED and self.ledger.symbols.symbols(SymbolReason.ANOTHER_CATALYST):
-            return False  # another Catalyst protects or exits them
+        if self._is_left_alone(orphan):
+            return False
         if orphan.cause == OVERSOLD or self.config.reconcile.orphans == "close":
             return await self._exit_orphan(orphan, rows, working, min(quantity, orphan.quantity))
-        if self.config.reconcile.orphans == "alert":
-            return False
         return await self._protect(orphan, rows, working, held)
+
+    def _is_left_alone(self, orphan: Orphan) -> bool:
+        """Return true for shares that a person manages, or that another Catalyst on the account may have bought."""
+        if orphan.cause == OVERSOLD:
+            return False
+        is_anothers = orphan.cause == UNEXPLAINED and self.ledger.symbols.symbols(
+            SymbolReason.ANOTHER_CATALYST
+        )
+        return bool(is_anothers) or self.config.reconcile.orphans == "alert"
 
     async def _is_awaiting_entry_fill(self, orphan: Orphan) -> bool:
         """Return true when a working unlinked order of an outage covers all of these shares."""

@@ -4,6 +4,7 @@ It is level-triggered: each check derives the missing orders from rows and the b
 """
 
 import asyncio
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
@@ -24,7 +25,13 @@ from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.ids import unused_client_order_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, side_for
 from catalyst.domain.position import CloseReason
-from catalyst.domain.protection import Protection, default_levels, exit_orders_of, protection_of
+from catalyst.domain.protection import (
+    Protection,
+    default_levels,
+    exit_orders_of,
+    is_covered,
+    protection_of,
+)
 from catalyst.domain.protection_step import (
     PRICE_RULE,
     HeldShares,
@@ -106,7 +113,8 @@ class PositionProtector:
             rows = await orders.of_positions(conn, [position.position_id for position in held])
         self.ledger.last_known.update(held, rows, version=version, read_at=read_at)
         await self.unprotected_time.measure_closed(held)
-        has_unconfirmed = False
+        measured = [p for p in held if self._is_only_measured(p, rows[p.position_id], with_intent)]
+        has_unconfirmed = await self.unprotected_time.measure_open(measured, rows) and self.exits.market_open
         for position in held:
             fingerprint = _fingerprint(position, rows[position.position_id])
             if position.position_id in with_intent or self._verified.get(position.position_id) == fingerprint:
@@ -120,6 +128,15 @@ class PositionProtector:
                     self._check_isolated(position.position_id), name=f"protect-{position.position_id}"
                 )
         return has_unconfirmed
+
+    def _is_only_measured(
+        self, position: PositionRow, rows: Sequence[OrderRow], with_intent: Collection[int]
+    ) -> bool:
+        """Return true for shares without a working stop that no check here protects: their exit is open, or the broker
+        has accepted their stop and no venue has it."""
+        if position.position_id in with_intent:
+            return not is_covered(position.quantity, rows)
+        return position.position_id in self.unprotected_time.resting
 
     async def _check_isolated(self, position_id: int) -> None:
         try:

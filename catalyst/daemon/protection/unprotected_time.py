@@ -1,10 +1,10 @@
-"""Unprotected time: measures how long a position had no working stop at the broker, and raises an alert over budget.
+"""Unprotected time: measures how long shares had no working stop at the broker, and raises an alert over budget.
 
-A gap runs from the first share until stops for exactly the shares held are confirmed, and again from the end of the
-last stop. It is derived from rows alone, so that a restart measures the same gap.
+`domain/unprotected_time.py` computes every figure from rows alone, so a restart measures the same. The columns
+`protected_at` and `unprotected_seconds` hold the last measurement: at each change, and when the position closed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,9 +15,9 @@ import structlog
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.runtime.change_signal import ChangeSignal
-from catalyst.domain.order import Purpose, Status
-from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection, unfilled_entries
-from catalyst.domain.rows import OrderRow, PositionRow
+from catalyst.domain.protection import Protection
+from catalyst.domain.rows import OrderRow, Orphan, PositionRow
+from catalyst.domain.unprotected_time import Gap, orphan_gaps, position_gaps, seconds_of
 from catalyst.store import alerts, orders, positions, risk_events
 from catalyst.store.pool import Store
 
@@ -26,163 +26,182 @@ log = structlog.get_logger()
 OVER_BUDGET: Final = "UNPROTECTED_OVER_BUDGET"
 CLOSED_LOOKBACK: Final = timedelta(days=1)
 ALERT_WINDOW: Final = timedelta(days=1)
+MEASURE_INTERVAL: Final = timedelta(seconds=1)
 
 
 @dataclass
 class UnprotectedTime:
-    """Writes each gap to its position, and raises an alert when the unprotected seconds exceed the budget."""
+    """Writes the measured time to its position, and raises an alert when it exceeds the budget."""
 
     store: Store
     clock: Clock
     config: CurrentConfig
     unprotected: set[int] = field(default_factory=set)  # positions without a working stop; by position id
+    resting: set[int] = field(default_factory=set)  # positions whose stop no venue has yet; by position id
     # One more position is unprotected, or a database outage is suspected.
     unprotected_changed: ChangeSignal = field(default_factory=ChangeSignal)
-    _alerted_gaps: set[tuple[int, datetime]] = field(default_factory=set)  # position id and start of the gap
+    _alerted_gaps: set[tuple[str, datetime]] = field(
+        default_factory=set
+    )  # position or orphan; start of the gap
     _last_position_ids: set[int] | None = None  # open at the last check; None: no check in this process run
+    _newest_position_id: int = 0  # of all positions seen
+    _measured_at: datetime | None = None
 
     async def mark_protected(self, position: PositionRow, rows: Sequence[OrderRow]) -> None:
-        """Write that the position is protected, with its unprotected seconds so far."""
+        """Write that the position is protected, with its unprotected seconds so far.
+
+        While the broker has accepted the stop and no venue has it, it cannot trigger: the position is not protected.
+        """
         self.unprotected.discard(position.position_id)
-        if position.protected_at is not None:
-            return
-        since = unprotected_since(position, rows)
-        at = await self._protected_at(since, rows)
-        unprotected_seconds = position.unprotected_seconds + _seconds(at - since)
-        async with self.store.tx("protected") as conn:
-            await positions.set_protection(
-                conn, position.position_id, protected_at=at, unprotected_seconds=unprotected_seconds
+        gaps = (await self._gaps([position], {position.position_id: rows}))[position.position_id]
+        if gaps and gaps[-1].lasts:
+            self._log_resting(position)
+            if position.protected_at is not None:
+                await self._write(position, None, gaps)
+        else:
+            self.resting.discard(position.position_id)
+            at = position.protected_at
+            if at is None or seconds_of(gaps) != position.unprotected_seconds:
+                at = gaps[-1].ended if gaps else position.entry_time
+                await self._write(position, at, gaps)
+            if position.protected_at is None:
+                log.info(
+                    "position_protected",
+                    symbol=position.symbol,
+                    qty=str(position.quantity),
+                    stop=str(position.stop_loss),
+                    target=str(position.take_profit),
+                    unprotected_seconds=str(seconds_of(gaps)),
+                )
+        await self._check_budget(position, gaps)
+
+    def _log_resting(self, position: PositionRow) -> None:
+        """Log, once for each time, that the stop of the position cannot trigger yet."""
+        if position.position_id not in self.resting:
+            self.resting.add(position.position_id)
+            log.warning(
+                "stop_waits_for_venue",
+                symbol=position.symbol,
+                qty=str(position.quantity),
+                stop=str(position.stop_loss),
+                note="the broker accepted stop and target; outside trading hours they work from the next open",
             )
-        log.info(
-            "position_protected",
-            symbol=position.symbol,
-            qty=str(position.quantity),
-            stop=str(position.stop_loss),
-            target=str(position.take_profit),
-            unprotected_seconds=str(unprotected_seconds),
-        )
-        await self._check_budget(position, since, at - since, unprotected_seconds)
 
     async def mark_unprotected(
         self, position: PositionRow, rows: Sequence[OrderRow], state: Protection
     ) -> None:
-        """Write that the position is not protected; raise an alert when the gap exceeds the budget."""
+        """Write that the position is not protected; raise an alert when its time exceeds the budget."""
+        self.resting.discard(position.position_id)
         if position.position_id not in self.unprotected:
             self.unprotected.add(position.position_id)
             self.unprotected_changed.notify()
             log.warning(
                 "position_unprotected", symbol=position.symbol, qty=str(position.quantity), state=state
             )
+        gaps = (await self._gaps([position], {position.position_id: rows}))[position.position_id]
         if position.protected_at is not None:
-            async with self.store.tx("unprotected") as conn:
-                await positions.set_protection(
-                    conn,
-                    position.position_id,
-                    protected_at=None,
-                    unprotected_seconds=position.unprotected_seconds,
-                )
-        since = unprotected_since(position, rows)
-        gap = self.clock.now() - since
-        await self._check_budget(position, since, gap, position.unprotected_seconds + _seconds(gap))
+            await self._write(position, None, gaps)
+        await self._check_budget(position, gaps)
+
+    async def measure_open(self, held: Sequence[PositionRow], rows: Mapping[int, Sequence[OrderRow]]) -> bool:
+        """Raise an alert for each of these open positions over the budget; measure at most once a MEASURE_INTERVAL.
+
+        Return true while a share of theirs has no working stop and no working exit.
+        """
+        now = self.clock.now()
+        if not held or (self._measured_at is not None and now - self._measured_at < MEASURE_INTERVAL):
+            return bool(held)
+        self._measured_at = now
+        gaps_of = await self._gaps(held, rows)
+        for position in held:
+            await self._check_budget(position, gaps_of[position.position_id])
+        return any(gaps and gaps[-1].lasts for gaps in gaps_of.values())
 
     async def measure_closed(self, held: Sequence[PositionRow]) -> None:
-        """Measure the positions that closed since the last check before their stop was confirmed.
+        """Write the unprotected seconds of the positions that closed since the last check.
 
         `held` are all open positions. The first check of a process run measures those of the last day.
         """
         ids = {position.position_id for position in held}
-        has_closed = self._last_position_ids is None or bool(self._last_position_ids - ids)
+        is_first = self._last_position_ids is None
+        gone = (self._last_position_ids or set()) - ids
+        newest = self._newest_position_id
         self._last_position_ids = ids
+        self._newest_position_id = max(newest, *ids, 0)
         self.unprotected &= ids
-        if not has_closed:
+        self.resting &= ids
+        if not (is_first or gone):
             return
         async with self.store.read() as conn:
-            closed = await positions.without_protection_time(conn, since=self.clock.now() - CLOSED_LOOKBACK)
+            if is_first:
+                closed = await positions.closed_since(conn, self.clock.now() - CLOSED_LOOKBACK)
+            else:
+                closed = await positions.closed_of(conn, sorted(gone), newer_than=newest)
+            rows = await orders.of_positions(conn, [position.position_id for position in closed])
+        gaps_of = await self._gaps(closed, rows)
         for position in closed:
-            await self._measure_closed_position(position)
+            self._newest_position_id = max(self._newest_position_id, position.position_id)
+            gaps = gaps_of[position.position_id]
+            if position.protected_at is None or seconds_of(gaps) != position.unprotected_seconds:
+                await self._write(position, position.protected_at or position.exit_time, gaps)
+            await self._check_budget(position, gaps)
 
-    async def _measure_closed_position(self, position: PositionRow) -> None:
-        """Write the last gap of a position that closed without a confirmed stop.
-
-        The gap ends with the last fill of its entry, which activates the legs, or else when the position closes.
-        """
-        assert position.exit_time is not None  # it is closed
+    async def _gaps(
+        self, measured: Sequence[PositionRow], rows: Mapping[int, Sequence[OrderRow]]
+    ) -> dict[int, tuple[Gap, ...]]:
+        """Return the gaps until now by position id; `rows` are the orders by position id."""
+        order_ids = [row.order_id for position in measured for row in rows[position.position_id]]
         async with self.store.read() as conn:
-            rows = await orders.of_position(conn, position.position_id)
-        since = unprotected_since(position, rows)
-        entries = {row.order_id: row for row in rows if row.order_purpose is Purpose.ENTRY}
-        live_entries = [
-            entries[row.parent_order_id]
-            for row in rows
-            if row.order_purpose is Purpose.STOP_LOSS and row.parent_order_id in entries
-            if row.status is Status.FILLED or row.ended_at is None or row.ended_at >= position.exit_time
-        ]
-        until = position.exit_time
-        if not position.unprotected_seconds and any(entry.status is Status.FILLED for entry in live_entries):
-            async with self.store.read() as conn:
-                filled_at = await orders.last_fill_at(conn, live_entries[0].order_id)
-            until = min(until, filled_at or until)
-        unprotected_seconds = position.unprotected_seconds + _seconds(until - since)
-        async with self.store.tx("protected") as conn:
+            fills = await orders.fills_of(conn, order_ids)
+        now = self.clock.now()
+        return {
+            position.position_id: position_gaps(position, rows[position.position_id], fills, now)
+            for position in measured
+        }
+
+    async def _write(self, position: PositionRow, protected_at: datetime | None, gaps: Sequence[Gap]) -> None:
+        async with self.store.tx("unprotected" if protected_at is None else "protected") as conn:
             await positions.set_protection(
-                conn,
-                position.position_id,
-                protected_at=position.exit_time,
-                unprotected_seconds=unprotected_seconds,
+                conn, position.position_id, protected_at=protected_at, unprotected_seconds=seconds_of(gaps)
             )
-        await self._check_budget(position, since, until - since, unprotected_seconds)
 
-    async def _protected_at(self, since: datetime, rows: Sequence[OrderRow]) -> datetime:
-        """Return when the stop became live: for a bracket the last fill of its entry, even when no daemon was running;
-        otherwise now."""
-        stops = [row for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working]
-        entries = [
-            row
-            for row in rows
-            if row.order_purpose is Purpose.ENTRY and row.status is Status.FILLED
-            if {stop.parent_order_id for stop in stops} == {row.order_id}
-        ]
-        if not entries:
-            return self.clock.now()
+    async def measure_orphan(self, orphan: Orphan, rows: Sequence[OrderRow]) -> None:
+        """Raise an alert when orphan shares exceed the budget; `rows` are the orders sent for them."""
         async with self.store.read() as conn:
-            at = await orders.last_fill_at(conn, entries[0].order_id)
-        return self.clock.now() if at is None else max(since, at)
+            fills = await orders.fills_of(conn, [row.order_id for row in rows])
+        gaps = orphan_gaps(orphan, rows, fills, self.clock.now())
+        await self._check_budget(orphan, gaps)
 
-    async def _check_budget(
-        self, position: PositionRow, since: datetime, gap: timedelta, unprotected_seconds: Decimal
-    ) -> None:
+    async def _check_budget(self, shares: PositionRow | Orphan, gaps: Sequence[Gap]) -> None:
         """Raise an alert when the unprotected seconds exceed the budget: once, then for each gap longer than it."""
         budget = Decimal(str(self.config.protection.unprotected_budget_seconds))
-        alerted_before = any(position_id == position.position_id for position_id, _ in self._alerted_gaps)
-        if unprotected_seconds <= budget or (alerted_before and _seconds(gap) <= budget):
-            return
-        if (position.position_id, since) in self._alerted_gaps:
-            return
-        self._alerted_gaps.add((position.position_id, since))
+        key = f"orphan {shares.orphan_id}" if isinstance(shares, Orphan) else str(shares.position_id)
+        for since in _gaps_over_budget(gaps, budget):
+            if (key, since) not in self._alerted_gaps:
+                await self._alert(shares, f"{key}:{since.isoformat()}", seconds_of(gaps), budget)
+                self._alerted_gaps.add((key, since))
+
+    async def _alert(
+        self, shares: PositionRow | Orphan, subject: str, unprotected_seconds: Decimal, budget: Decimal
+    ) -> None:
         seconds = f"{unprotected_seconds.quantize(Decimal('0.1')):f}"
         allowed = f"{budget.normalize():f}"
+        name = f"{shares.symbol} (orphan shares)" if isinstance(shares, Orphan) else shares.symbol
         message = (
-            f"{position.symbol}: no working stop at the broker for {seconds} s (limit {allowed} s); "
+            f"{name}: no working stop at the broker for {seconds} s (limit {allowed} s); "
             "check `catalyst positions`"
         )
         facts = {
-            "position_id": position.position_id,
-            "symbol": position.symbol,
-            "quantity": str(position.quantity),
+            "position_id": shares.position_id,
+            "symbol": shares.symbol,
+            "quantity": str(shares.quantity),
             "seconds": seconds,
             "budget": allowed,
         }
-        log.critical("unprotected_over_budget", **facts)
         at = self.clock.now()
         async with self.store.tx("alert") as conn:
             created = await alerts.raise_alert(
-                conn,
-                OVER_BUDGET,
-                message,
-                subject=f"{position.position_id}:{since.isoformat()}",
-                facts=facts,
-                at=at,
-                window=ALERT_WINDOW,
+                conn, OVER_BUDGET, message, subject=subject, facts=facts, at=at, window=ALERT_WINDOW
             )
             if created:
                 await risk_events.put(
@@ -192,35 +211,17 @@ class UnprotectedTime:
                     message=message,
                     facts=facts,
                     at=at,
-                    cycle_id=position.cycle_id,
+                    cycle_id=shares.cycle_id,
                 )
+        if created:
+            log.critical("unprotected_over_budget", **facts)
 
 
-def unprotected_since(position: PositionRow, rows: Sequence[OrderRow]) -> datetime:
-    """Return since when the position has no working stop.
-
-    It is the end of its last working stop, or of the target that a stop was held behind, or else its first fill.
-    """
-    unfilled = unfilled_entries(rows)
-    parents_with_stop = {
-        row.parent_order_id for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working
-    }
-    ends = [
-        row.ended_at
-        for row in rows
-        if row.order_purpose is Purpose.STOP_LOSS
-        or (
-            row.order_purpose is Purpose.TAKE_PROFIT
-            and (row.parent_order_id or row.order_id) in parents_with_stop
-        )
-        if row.ended_at is not None
-        and row.status not in (Status.REJECTED, Status.FILLED, Status.REPLACED)
-        and row.cancel_reason != UNACKNOWLEDGED_REASON
-        and row.parent_order_id not in unfilled
-        and (position.exit_time is None or row.ended_at < position.exit_time)
-    ]
-    return max([position.entry_time, *ends])
-
-
-def _seconds(gap: timedelta) -> Decimal:
-    return max(Decimal(0), Decimal(str(round(gap.total_seconds(), 3))))
+def _gaps_over_budget(gaps: Sequence[Gap], budget: Decimal) -> Iterator[datetime]:
+    """Yield the starts of the gap in which the total exceeds the budget and of each later gap longer than it."""
+    total, is_over = Decimal(0), False
+    for gap in gaps:
+        total += gap.seconds
+        if total > budget and (not is_over or gap.seconds > budget):
+            is_over = True
+            yield gap.began

@@ -201,13 +201,13 @@ class PriceCache:
             return
         unprotected_symbols = {p.symbol for p in held if p.position_id in unprotected}
         async with self.store.tx("alert") as conn:
-            for symbol in overdue:
-                await alerts.raise_alert(
-                    conn,
-                    "PRICES_STALE",
-                    f"{symbol}: no valid price since {self._stale_since[symbol]:%H:%M:%S} UTC",
-                    severity=alerts.CRITICAL if symbol in unprotected_symbols else alerts.WARNING,
-                    subject=symbol,
-                    facts={"symbol": symbol},
-                    at=now,
-                )
+            for severity, symbols in (
+                (alerts.CRITICAL, [symbol for symbol in overdue if symbol in unprotected_symbols]),
+                (alerts.WARNING, [symbol for symbol in overdue if symbol not in unprotected_symbols]),
+            ):
+                if symbols:
+                    since = min(self._stale_since[symbol] for symbol in symbols)
+                    message = f"no valid price since {since:%H:%M:%S} UTC or later"
+                    await alerts.raise_for_symbols(
+                        conn, "PRICES_STALE", message, symbols, severity=severity, at=now
+                    )

@@ -30,18 +30,11 @@ class DatabaseHealth:
 
     def __init__(self, gate: EntryGate, clock: Clock, suspected: ChangeSignal) -> None:
         self.state = DatabaseState.UP
+        self.is_up, self.is_down = True, False  # plain attributes: every tick of the stop monitor reads them
         self.since: datetime = clock.now()  # when `state` began
         self._gate = gate
         self._clock = clock
         self._suspected = suspected
-
-    @property
-    def is_up(self) -> bool:
-        return self.state is DatabaseState.UP
-
-    @property
-    def is_down(self) -> bool:
-        return self.state is DatabaseState.DOWN
 
     def suspect(self) -> None:
         """Report an outage that a loop met. A database that is down stays down."""
@@ -74,3 +67,4 @@ class DatabaseHealth:
             seconds=(now - self.since).total_seconds(),
         )
         self.state, self.since = state, now
+        self.is_up, self.is_down = state is DatabaseState.UP, state is DatabaseState.DOWN

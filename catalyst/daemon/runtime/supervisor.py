@@ -6,7 +6,7 @@ process: two daemons must not trade one account.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +14,8 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import structlog
 
-from catalyst.clock import Clock
+from catalyst.clock import Clock, Turns, count_turns
+from catalyst.concurrency import leaf_errors
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.trading_state.entry_gate import DATABASE, EntryGate
 from catalyst.domain.errors import (
@@ -42,6 +43,7 @@ class Supervisor:
     clock: Clock
     reconcile_requested: ChangeSignal
     ended: set[str] = field(default_factory=set)  # loops that returned or were cancelled from inside
+    turns: dict[str, Turns] = field(default_factory=dict)  # of each running loop
 
     @asynccontextmanager
     async def running(self, loops: Mapping[str, Loop]) -> AsyncIterator[None]:
@@ -61,6 +63,13 @@ class Supervisor:
                     task.cancel()
 
     async def _restart_on_failure(self, name: str, loop: Loop) -> None:
+        self.turns[name] = count_turns()
+        try:
+            await self._run_until_ended(name, loop)
+        finally:
+            self.turns.pop(name, None)
+
+    async def _run_until_ended(self, name: str, loop: Loop) -> None:
         while True:
             try:
                 await loop()
@@ -73,7 +82,7 @@ class Supervisor:
                     self.ended.add(name)  # the watchdog stops; systemd restarts the process, which recovers
                 raise
             except Exception as error:  # any failed loop must run again
-                causes = list(_leaf_errors(error))
+                causes = list(leaf_errors(error))
                 if any(isinstance(cause, (AnotherDaemonRunning, DatabaseReplaced)) for cause in causes):
                     log.critical("superseded", loop=name, reason=str(causes[0]))
                     raise
@@ -114,12 +123,3 @@ async def run_on_signal(
         version = signal.version
         result = await step()
         await signal.wait(clock, pause(result), since=version)
-
-
-def _leaf_errors(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors inside nested exception groups; an error that is not a group is yielded itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaf_errors(inner)
-    else:
-        yield error

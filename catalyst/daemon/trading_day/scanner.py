@@ -19,6 +19,7 @@ import structlog
 from catalyst.broker.port import Broker, MarketData, NewsSource
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
+from catalyst.config.listing_names import broker_symbol, sector_name
 from catalyst.config.schema import Config
 from catalyst.domain.errors import BrokerError, ConfigInvalid
 from catalyst.domain.report import AssetReport
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 
 DAILY_HISTORY: Final = timedelta(days=130)  # about 90 sessions
 INTRADAY_HISTORY: Final = timedelta(days=4)  # includes the session before a long weekend
+MIN_HISTORY_SHARE: Final = 0.1  # of the universe; with fewer the market data is wrong, not the symbols
+MAX_HISTORY_AGE: Final = timedelta(days=7)  # the scan refuses older daily bars
 MAX_PRICE_SAMPLES: Final = 8  # snapshots of the day that are retained for momentum
 
 P = ParamSpec("P")
@@ -55,7 +58,7 @@ class ScanResult:
     frame: pd.DataFrame
     counts: dict[str, int]
     milliseconds: dict[str, float]
-    degraded: str | None  # why the scan had no news; None when it had
+    degraded: str | None  # why the scan had no news, or no daily bars; None when it had both
     plans: tuple[Plan, ...]
     headlines: pd.DataFrame
 
@@ -76,6 +79,9 @@ class Scanner:
     assets: list[AssetReport] = field(default_factory=list)
     sectors: dict[str, str] = field(default_factory=dict)
     prepared_day: date | None = None  # the session day of the universe and reference data
+    history_shortage: str | None = (
+        None  # why too few symbols of the day have daily bars; None when enough have
+    )
     _price_samples: deque[tuple[datetime, pd.Series]] = field(
         default_factory=lambda: deque(maxlen=MAX_PRICE_SAMPLES)
     )
@@ -97,6 +103,9 @@ class Scanner:
         self.reference = await self._compute(reference, daily, session.day)
         self.assets, self.sectors, self.base, self.daily = assets, sectors, base, daily
         self.prepared_day = session.day
+        self.history_shortage = _history_shortage(
+            symbols, self.reference, session, self.config.in_force.scan.min_history_days
+        )
         self._price_samples.clear()
         log.info(
             "day_prepared",
@@ -125,7 +134,8 @@ class Scanner:
     ) -> ScanResult:
         """Run every symbol through the stages; make at most `slots` plans.
 
-        Raises BrokerError when market data could not be read. A failed news source only degrades the scan.
+        Raises BrokerError when market data could not be read. A failed news source, or daily bars that too many symbols
+        lack, only degrades the scan.
         """
         config = self.config.in_force  # a reload during the scan changes only the next one
         started_at = self.clock.now()
@@ -163,7 +173,7 @@ class Scanner:
             frame,
             funnel(frame),
             stopwatch.laps,
-            degraded,
+            degraded or self.history_shortage,
             tuple(plans(frame)),
             headlines,
         )
@@ -268,6 +278,20 @@ class Stopwatch:
         self._last = now
 
 
+def _history_shortage(
+    symbols: Sequence[str], usual: pd.DataFrame, session: Session, min_days: int
+) -> str | None:
+    """Return why the scan cannot judge most symbols, None when it can: it refuses those without recent daily bars."""
+    known = usual[usual.index.isin(symbols)]
+    last_at = pd.to_datetime(known["last_at"], utc=True)
+    enough = int(
+        ((known["days"] >= min_days) & (last_at >= pd.Timestamp(session.open) - MAX_HISTORY_AGE)).sum()
+    )
+    if not symbols or enough >= MIN_HISTORY_SHARE * len(symbols):
+        return None
+    return f"{enough} of {len(symbols)} symbols have the {min_days} recent daily bars that a scan needs"
+
+
 def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.DataFrame:
     """Return a frame of assets, indexed by symbol.
 
@@ -289,6 +313,7 @@ def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.Da
 def read_sectors(path: Path | None) -> dict[str, str]:
     """Return symbol → sector of a listings file (CSV: symbol, name, sector); rows without a sector are left out.
 
+    Symbols and sectors have the form in which the configuration names them.
     Empty without a path. Raises ConfigInvalid when the file cannot be read or lacks a column.
     """
     if path is None:
@@ -299,7 +324,11 @@ def read_sectors(path: Path | None) -> dict[str, str]:
         else:
             with path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
-        return {str(row["symbol"]): str(row["sector"]) for row in rows if row["sector"]}
+        return {
+            broker_symbol(str(row["symbol"])): sector_name(str(row["sector"]))
+            for row in rows
+            if row["sector"]
+        }
     except (OSError, KeyError, ValueError) as error:
         raise ConfigInvalid(
             f"universe.listings_file {path}: {error!r}; use a readable CSV file with the columns symbol, name, sector"

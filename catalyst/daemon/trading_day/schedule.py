@@ -10,15 +10,12 @@ from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from typing import Final
 
-import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
 from catalyst.clock import Clock, SystemClock
 from catalyst.config.schema import Config
 from catalyst.domain.session import NEW_YORK, Session
-
-log = structlog.get_logger()
 
 
 class Job(StrEnum):
@@ -100,14 +97,28 @@ def remaining(jobs: Sequence[ScheduledJob], now: datetime) -> tuple[ScheduledJob
     PRE_OPEN is left out when no scan remains, because it would only delay the exits.
     """
     has_scan = any(scheduled.at >= now and scheduled.job in (Job.FIRST_SCAN, Job.SCAN) for scheduled in jobs)
-    due = []
-    for scheduled in jobs:
-        still_runs = scheduled.job in LEVEL_TRIGGERED and (has_scan or scheduled.job is not Job.PRE_OPEN)
-        if scheduled.at >= now or still_runs:
-            due.append(scheduled)
-        else:
-            log.warning("job_missed", job=scheduled.job, at=scheduled.at.isoformat())
-    return tuple(due)
+    return tuple(
+        scheduled
+        for scheduled in jobs
+        if scheduled.at >= now
+        or (scheduled.job in LEVEL_TRIGGERED and (has_scan or scheduled.job is not Job.PRE_OPEN))
+    )
+
+
+def missed_scans(
+    jobs: Sequence[ScheduledJob], now: datetime, scanned_at: Sequence[datetime]
+) -> tuple[ScheduledJob, ...]:
+    """Return the scans that were due before `now` and did not run; `scanned_at` are the times of those that ran.
+
+    A scan ran when one began between its time and that of the next scan.
+    """
+    scans = [scheduled for scheduled in jobs if scheduled.job in (Job.FIRST_SCAN, Job.SCAN)]
+    next_times = [*(scheduled.at for scheduled in scans[1:]), datetime.max.replace(tzinfo=UTC)]
+    return tuple(
+        scheduled
+        for scheduled, next_at in zip(scans, next_times, strict=True)
+        if scheduled.at < now and not any(scheduled.at <= at < next_at for at in scanned_at)
+    )
 
 
 async def run_schedule(

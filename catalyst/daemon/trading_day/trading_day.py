@@ -22,7 +22,7 @@ from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.portfolio import read_portfolio
 from catalyst.daemon.trading_day.scan_records import records_of
 from catalyst.daemon.trading_day.scanner import Scanner, ScanResult
-from catalyst.daemon.trading_day.schedule import Job
+from catalyst.daemon.trading_day.schedule import Job, ScheduledJob, missed_scans
 from catalyst.daemon.trading_state.account_status import follow_account_status
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
@@ -32,6 +32,7 @@ from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, Session, start_of_day, trading_date
+from catalyst.pipeline.universe import unmatched_names
 from catalyst.store import (
     alerts,
     candidates,
@@ -211,6 +212,16 @@ class TradingDay:
             return None
         return None if activities.unreadable_rows else sum((each.amount for each in activities), Decimal(0))
 
+    async def log_missed_scans(self, jobs: Sequence[ScheduledJob]) -> None:
+        """Log in one line the scans of the session that no daemon ran, as the stored scans show."""
+        async with self.store.read() as conn:
+            scans = await candidates.scans_of(conn, self.cycle_id)
+        missed = missed_scans(jobs, self.clock.now(), [scan.started_at for scan in scans])
+        if missed:
+            log.warning(
+                "job_missed", job=Job.SCAN, times=[f"{each.at.astimezone(NEW_YORK):%H:%M}" for each in missed]
+            )
+
     async def _close_stopped_day(self, row: CycleRow, reason: str) -> CycleRow:
         """Halt and close the cycle if the emergency stop latch is of its day: a crash came before the halt."""
         async with self.store.tx("halt") as conn:
@@ -295,6 +306,38 @@ class TradingDay:
         async with self.store.tx("securities") as conn:
             await securities.refresh(conn, self.scanner.assets, at=self.clock.now())
             await securities.put_sectors(conn, self.scanner.sectors)
+            if self.scanner.history_shortage is not None:
+                log.error("daily_bars_missing", reason=self.scanner.history_shortage)
+                await alerts.raise_alert(
+                    conn,
+                    "DAILY_BARS_MISSING",
+                    f"no candidate can be judged today: {self.scanner.history_shortage}; check broker.feed and the"
+                    " data plan with `catalyst check`",
+                    severity=alerts.WARNING,
+                    subject=self.session.day,
+                    facts={"day": self.session.day},
+                    at=self.clock.now(),
+                    window=timedelta(days=1),
+                )
+        await self._alert_unmatched_names()
+
+    async def _alert_unmatched_names(self) -> None:
+        """Raise an alert for symbols and sectors of the configuration that match no listing of this day."""
+        listed = {asset.symbol for asset in self.scanner.assets}
+        sentences = unmatched_names(listed, set(self.scanner.sectors.values()), self.config.in_force)
+        if not sentences:
+            return
+        async with self.store.tx("config_unmatched") as conn:
+            await alerts.raise_alert(
+                conn,
+                "CONFIG_UNMATCHED",
+                f"names in the configuration have no effect: {'; '.join(sentences)}",
+                severity=alerts.WARNING,
+                subject=self.session.day,
+                window=timedelta(days=1),
+                facts={"sentences": sentences},
+                at=self.clock.now(),
+            )
 
     async def scan(self, *, trade: bool) -> ScanResult | None:
         """Scan, and with `trade` place the planned entries.

@@ -25,6 +25,7 @@ from catalyst.simulator.market.bar_table import KEY_STRIDE, PRICES, BarTable, co
 from catalyst.simulator.market.interface import Floats, Ints
 from catalyst.simulator.market.ticks import Ticks
 from catalyst.simulator.recorded import fine as fine_market
+from catalyst.simulator.recorded.table_checks import check_table
 
 BAR_LENGTHS_S: Final = (1, 60, 300)  # bar lengths that can be played, seconds
 AVERAGE_DAYS: Final = 20
@@ -125,22 +126,28 @@ def usual_activity(daily: BarTable, count: int, day: date) -> tuple[Floats, Floa
 
 
 def _read_table(file: Path, times: Sequence[pa.Field]) -> pa.Table:
-    """Return a table with `symbol` as text and the given time columns cast to their types."""
+    """Return a checked table with `symbol` as text and the given time columns cast to their types.
+
+    Raises ValueError with file and row for what cannot be played.
+    """
+    try:
+        table = _read_file(file, times)
+        for field in times:
+            if field.name in table.column_names:
+                index = table.column_names.index(field.name)
+                table = table.set_column(index, field.name, table[field.name].cast(field.type, safe=False))
+    except pa.ArrowException as error:
+        raise ValueError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+    return check_table(table, file, tuple(field.name for field in times))
+
+
+def _read_file(file: Path, times: Sequence[pa.Field]) -> pa.Table:
     if file.suffix == ".parquet":
-        table = pyarrow.parquet.read_table(file)
-    else:
-        # symbols stay text: NA, NULL and TRUE are symbols
-        types = {"symbol": pa.string(), "name": pa.string(), **{field.name: field.type for field in times}}
-        options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-        table = pyarrow.csv.read_csv(file, convert_options=options)
-    for field in times:
-        if field.name not in table.column_names:
-            raise ValueError(
-                f"{file} has no column {field.name!r}; add it. Its columns are {', '.join(table.column_names)}"
-            )
-        index = table.column_names.index(field.name)
-        table = table.set_column(index, field.name, table[field.name].cast(field.type, safe=False))
-    return table
+        return pyarrow.parquet.read_table(file)
+    # symbols stay text: NA, NULL and TRUE are symbols
+    types = {"symbol": pa.string(), "name": pa.string(), **{field.name: field.type for field in times}}
+    options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+    return pyarrow.csv.read_csv(file, convert_options=options)
 
 
 def _last_day(table: pa.Table) -> date:

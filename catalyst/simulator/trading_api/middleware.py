@@ -22,11 +22,13 @@ from catalyst.simulator.faults.responses import (
 )
 from catalyst.simulator.faults.rules import Fault, FaultKind
 from catalyst.simulator.rules.wire_format import NOT_FOUND, ApiError, JsonObject, seconds
+from catalyst.simulator.trading_api.last_bodies import LastBodies
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 DATA_PREFIXES: Final = ("/v2/stocks", "/v1beta1/", "/v1/corporate-actions")
 MAX_LOGGED_REQUESTS: Final = 200_000
+MAX_LOGGED_QUERY: Final = 500  # characters; a list of symbols has thousands
 FAULTS_BEFORE: Final = (
     FaultKind.HANG_BEFORE,
     FaultKind.DROP_BEFORE,
@@ -132,7 +134,7 @@ class RequestMiddleware:
         self._keys = keys
         self._publish_changes = publish_changes
         self._bucket, self._data_bucket = TokenBucket(clock.now()), TokenBucket(clock.now())
-        self._last_bodies: dict[str, bytes] = {}
+        self._last_bodies = LastBodies()
         self._sequence = 0
         self.request_log: deque[RequestRecord] = deque(maxlen=MAX_LOGGED_REQUESTS)
         self.server_closed = asyncio.Event()
@@ -173,7 +175,8 @@ class RequestMiddleware:
         entry.status = response.status
         entry.message = _error_message(response)
         if request.method == "GET" and isinstance(response, web.Response) and response.status == 200:
-            self._last_bodies[request.path_qs] = response.body if isinstance(response.body, bytes) else b""
+            body = response.body if isinstance(response.body, bytes) else b""
+            self._last_bodies.remember(request.path_qs, body)
         after = self._exchange.state.faults.fire_matching(*faults_after(response), **facts)
         if after is None:
             return response
@@ -306,7 +309,7 @@ class RequestMiddleware:
             at=self._clock.now(),
             method=request.method,
             path=request.path,
-            query=request.query_string,
+            query=request.query_string[:MAX_LOGGED_QUERY],
             symbol=facts["symbol"],
             client_order_id=facts["client_order_id"],
             user_agent=request.headers.get("User-Agent"),

@@ -1,0 +1,166 @@
+"""Alert delivery: sends the alerts of the outbox through the configured channels. Trading never waits for it.
+
+An alert is sent at least once per channel: a process that dies between the send and its row sends it again, with the
+same message id. Each channel runs by itself, so a mail server that hangs does not delay a messenger.
+"""
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from catalyst.clock import Clock
+from catalyst.config.settings import Settings
+from catalyst.domain.alert_message import (
+    REMIND_AFTER,
+    AlertMessage,
+    WaitingAlert,
+    alert_message,
+    next_batch,
+    reminder_message,
+)
+from catalyst.domain.errors import ConfigInvalid
+from catalyst.notify.channel import Channel, DeliveryFailed
+from catalyst.notify.configured import configured_channels
+from catalyst.store import alerts
+from catalyst.store.pool import Store
+
+log = structlog.get_logger()
+
+INTERVAL: Final = timedelta(seconds=5)
+MAX_AGE: Final = timedelta(hours=24)  # older alerts are not sent: they would be no news
+RETRY_PAUSES: Final = tuple(
+    timedelta(seconds=seconds) for seconds in (15, 30, 60, 120, 300)
+)  # the last one repeats
+
+
+def usable_channels(settings: Settings, clock: Clock) -> list[Channel]:
+    """Return the configured channels; none, with an error in the log, when their settings are wrong.
+
+    Wrong settings of alerts do not keep the daemon from starting: it may hold positions.
+    """
+    try:
+        return configured_channels(settings, clock)
+    except ConfigInvalid as error:
+        log.error("alert_settings_invalid", error=str(error))  # noqa: TRY400 -- the message says what to do
+        return []
+
+
+@dataclass
+class _ChannelState:
+    """What a channel has sent and when it may try again."""
+
+    channel: Channel
+    sent_at: deque[datetime] = field(default_factory=lambda: deque(maxlen=100))
+    failures: int = 0  # in a row
+    retry_at: datetime | None = None
+
+
+class AlertDelivery:
+    """Sends waiting alerts, and repeats critical ones that nobody acknowledges."""
+
+    def __init__(self, store: Store, channels: Sequence[Channel], clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._states = [_ChannelState(channel) for channel in channels]
+        self._channels_of = {
+            severity: frozenset(channel.name for channel in channels if severity in channel.severities)
+            for channel in channels
+            for severity in channel.severities
+        }
+
+    async def run(self) -> None:
+        """Send what waits, every few seconds. Without a channel it returns at once: there is nobody to tell."""
+        if not self._states:
+            log.warning("alerts_not_delivered", reason="no recipient is configured")
+            await asyncio.Event().wait()
+        async with asyncio.TaskGroup() as group:
+            for state in self._states:
+                group.create_task(self._run_channel(state))
+            group.create_task(self._run_reminders())
+
+    async def send_waiting(self) -> None:
+        """Send what waits on every channel once, at the end of the process; the pauses of failures do not count."""
+        for state in self._states:
+            state.retry_at = None
+        await asyncio.gather(*(self._send_batch(state, at_end=True) for state in self._states))
+
+    # -- one channel
+
+    async def _run_channel(self, state: _ChannelState) -> None:
+        while True:
+            await self._send_batch(state)
+            await self._clock.sleep(INTERVAL)
+
+    async def _send_batch(self, state: _ChannelState, *, at_end: bool = False) -> None:
+        now, channel = self._clock.now(), state.channel
+        if state.retry_at is not None and now < state.retry_at:
+            return
+        async with self._store.read() as conn:
+            found = await alerts.waiting(conn, channel.severities, since=now - MAX_AGE)
+        mine = [alert for alert in found if channel.name not in alert.sent_by]
+        batch = tuple(mine) if at_end else next_batch(mine, now=now, sent_at=state.sent_at)
+        if not batch or not await self._send(state, batch, alert_message(batch), "alerts"):
+            return
+        async with self._store.tx("alerts_sent") as conn:
+            await alerts.record_sent(
+                conn, batch, channel.name, at=self._clock.now(), channels_of=self._channels_of
+            )
+
+    async def _send(
+        self, state: _ChannelState, batch: Sequence[WaitingAlert], message: AlertMessage, kind: str
+    ) -> bool:
+        """Send one message; return false, and set the next try, when the channel did not take it."""
+        channel, ids = state.channel, [alert.alert_id for alert in batch]
+        try:
+            await channel.send(message, _message_id(kind, channel.name, batch))
+        except DeliveryFailed as error:
+            pause = RETRY_PAUSES[min(state.failures, len(RETRY_PAUSES) - 1)]
+            state.failures += 1
+            state.retry_at = self._clock.now() + pause
+            if state.failures == 1:
+                reason = str(error)
+                log.error("alert_delivery_failed", channel=channel.name, alerts=len(ids), error=reason)  # noqa: TRY400
+            async with self._store.tx("alerts_not_sent") as conn:
+                await alerts.record_failure(
+                    conn, ids, error=f"{channel.name}: {error}", next_attempt_at=state.retry_at
+                )
+            return False
+        if state.failures:
+            log.info("alert_delivery_recovered", channel=channel.name, failures=state.failures)
+        state.failures, state.retry_at = 0, None
+        state.sent_at.append(self._clock.now())
+        log.info("alerts_delivered", channel=channel.name, alerts=ids)
+        return True
+
+    # -- reminders
+
+    async def _run_reminders(self) -> None:
+        while True:
+            await self._remind()
+            await self._clock.sleep(INTERVAL)
+
+    async def _remind(self) -> None:
+        """Send critical alerts again that nobody acknowledged, on every channel, whatever its severities."""
+        now = self._clock.now()
+        async with self._store.read() as conn:
+            due = await alerts.to_remind(conn, at=now, since=now - MAX_AGE, after=REMIND_AFTER)
+        if not due:
+            return
+        ready = [state for state in self._states if state.retry_at is None or state.retry_at <= now]
+        message = reminder_message(due)
+        sent = await asyncio.gather(*(self._send(state, due, message, "reminder") for state in ready))
+        if any(sent):
+            async with self._store.tx("alerts_reminded") as conn:
+                await alerts.record_reminder(conn, [alert.alert_id for alert in due], at=self._clock.now())
+
+
+def _message_id(kind: str, channel: str, batch: Sequence[WaitingAlert]) -> str:
+    """Return the id of a message: the same for the same alerts on the same channel."""
+    parts = [kind, channel, *(f"{alert.alert_id} {alert.created_at.isoformat()}" for alert in batch)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,188 @@
+"""Unprotected time: computes from facts when shares had no working stop at the broker. Pure.
+
+Daemon, alerts, status, report and doctor take every figure from `unprotected_gaps`. The facts are fills and the life of
+each order that covers the shares, at the broker's own times, so a crash, a pause or an outage changes no figure.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from catalyst.domain.order import TERMINAL, Purpose, Status
+from catalyst.domain.protection import UNACKNOWLEDGED_REASON, unfilled_entries
+from catalyst.domain.rows import OrderRow, Orphan, PositionRow
+
+ZERO: Final = Decimal(0)
+# A target with one of these statuses ended without a fill: the stop held behind it never triggers.
+_ENDED_UNFILLED: Final = (Status.CANCELLED, Status.EXPIRED, Status.REJECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFill:
+    """One execution of an order: shares, and the broker's time."""
+
+    order_id: int
+    quantity: Decimal
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time in which shares had no working stop; `lasts`: they had none at the instant of the measurement either.
+
+    `shares` had none at the last change within the gap.
+    """
+
+    began: datetime
+    ended: datetime
+    lasts: bool
+    shares: Decimal
+
+    @property
+    def seconds(self) -> Decimal:
+        return Decimal(str(round((self.ended - self.began).total_seconds(), 3)))
+
+
+def seconds_of(gaps: Sequence[Gap]) -> Decimal:
+    """Return the unprotected seconds of all gaps."""
+    return sum((gap.seconds for gap in gaps), ZERO)
+
+
+def position_gaps(
+    position: PositionRow, rows: Sequence[OrderRow], fills: Sequence[OrderFill], now: datetime
+) -> tuple[Gap, ...]:
+    """Return the gaps of a position until it closed, or until now; `rows` are its orders, `fills` their executions."""
+    return unprotected_gaps(rows, fills, until=position.exit_time or now)
+
+
+def orphan_gaps(
+    orphan: Orphan, rows: Sequence[OrderRow], fills: Sequence[OrderFill], now: datetime
+) -> tuple[Gap, ...]:
+    """Return the gaps of orphan shares from the time they were found; `rows` are the orders sent for them."""
+    sold = sum((fill.quantity for fill in fills), ZERO)
+    found = (orphan.found_at, orphan.quantity + sold)
+    return unprotected_gaps(rows, fills, until=orphan.ended_at or now, found=found)
+
+
+def unprotected_gaps(
+    rows: Sequence[OrderRow],
+    fills: Sequence[OrderFill],
+    *,
+    until: datetime,
+    found: tuple[datetime, Decimal] | None = None,
+) -> tuple[Gap, ...]:
+    """Return in order of time when shares were held that no working stop and no working market exit covered.
+
+    `rows` are all orders of the shares, `fills` their executions. `found`: shares held from that time on without a
+    fill (an orphan).
+    """
+    purposes = {row.order_id: row.order_purpose for row in rows}
+    changes = [
+        (fill.at, fill.quantity if purposes[fill.order_id] is Purpose.ENTRY else -fill.quantity)
+        for fill in fills
+        if fill.order_id in purposes
+    ]
+    if found is not None:
+        changes.append(found)
+    covers = list(_covers(rows, fills))
+    instants = {at for at, _ in changes}
+    instants |= {at for cover in covers for at in (cover.began, cover.ended) if at is not None}
+    gaps: list[Gap] = []
+    since: datetime | None = None
+    bare = ZERO
+    for at in sorted(instant for instant in instants if instant <= until):
+        held = sum((quantity for changed_at, quantity in changes if changed_at <= at), ZERO)
+        covered = sum((cover.quantity_at(at) for cover in covers), ZERO)
+        if covered >= held and since is not None:
+            gaps.append(Gap(since, at, lasts=False, shares=bare))
+            since = None
+        elif covered < held:
+            bare = held - covered
+            since = since or at
+    if since is not None:
+        gaps.append(Gap(since, until, lasts=True, shares=bare))
+    return tuple(gaps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cover:
+    """The life of one order that covers shares: from its acknowledgement by the venue to its end without a fill."""
+
+    quantity: Decimal
+    fills: tuple[OrderFill, ...]
+    began: datetime
+    ended: datetime | None
+
+    def quantity_at(self, at: datetime) -> Decimal:
+        """Return the shares that the order covers at this instant."""
+        if at < self.began or (self.ended is not None and at >= self.ended):
+            return ZERO
+        return self.quantity - sum((fill.quantity for fill in self.fills if fill.at <= at), ZERO)
+
+
+def _covers(rows: Sequence[OrderRow], fills: Sequence[OrderFill]) -> Iterator[_Cover]:
+    by_id = {row.order_id: row for row in rows}
+    unfilled = unfilled_entries(rows)
+    for row in rows:
+        is_stop = row.order_purpose is Purpose.STOP_LOSS
+        is_market_exit = row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) and row.order_type == "market"
+        if not (is_stop or is_market_exit) or row.parent_order_id in unfilled:
+            continue
+        began = _working_since(row, by_id, fills)
+        if began is not None:
+            own_fills = tuple(fill for fill in fills if fill.order_id == row.order_id)
+            yield _Cover(row.quantity, own_fills, began, _ended_at(row, rows))
+
+
+def _working_since(
+    row: OrderRow, by_id: Mapping[int, OrderRow], fills: Sequence[OrderFill]
+) -> datetime | None:
+    """Return since when the venue could execute the order; None when it never could.
+
+    A leg of an entry works from the entry's last fill on, any other leg not before its parent.
+    """
+    if row.alpaca_order_id is None or row.status is Status.REJECTED:
+        return None
+    if row.cancel_reason == UNACKNOWLEDGED_REASON:
+        return None
+    began: datetime | None = row.broker_submitted_at or row.submitted_at or row.created_at
+    if row.pending_at is not None:  # an execution proves the acknowledgement too
+        signs = [fill.at for fill in fills if fill.order_id == row.order_id]
+        signs += [] if row.acknowledged_at is None else [row.acknowledged_at]
+        began = min(signs, default=None)
+    if began is None:
+        return None
+    parent = None if row.parent_order_id is None else by_id.get(row.parent_order_id)
+    if parent is None:
+        return began
+    if parent.order_purpose is not Purpose.ENTRY:
+        parent_began = _working_since(parent, by_id, fills)
+        return None if parent_began is None else max(began, parent_began)
+    entries = _replacements_of(parent, by_id)
+    return max((fill.at for fill in fills if fill.order_id in entries), default=began)
+
+
+def _replacements_of(entry: OrderRow, by_id: Mapping[int, OrderRow]) -> set[int]:
+    """Return the ids of an entry and of the orders that replaced it."""
+    ids = {entry.order_id}
+    for row in sorted(by_id.values(), key=lambda row: row.order_id):
+        if row.replaces in ids:
+            ids.add(row.order_id)
+    return ids
+
+
+def _ended_at(row: OrderRow, rows: Sequence[OrderRow]) -> datetime | None:
+    """Return when the order stopped covering its shares; None while it works, and when fills used it up."""
+    ends = [row.ended_at] if row.status in TERMINAL and row.status is not Status.FILLED else []
+    if row.broker_status == "held":
+        group = row.parent_order_id or row.order_id
+        ends += [
+            target.ended_at
+            for target in rows
+            if target.order_purpose is Purpose.TAKE_PROFIT
+            and (target.parent_order_id or target.order_id) == group
+            and target.status in _ENDED_UNFILLED
+        ]
+    return min((at for at in ends if at is not None), default=None)
