@@ -2,7 +2,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 # The tests start hundreds of processes; without this each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: setup foreign demo test lint bench crash-matrix random-faults mutants long lock docs clean
+.PHONY: setup foreign demo test wheel systemd-day lint bench crash-matrix random-faults mutants long lock docs clean
 
 # The stamp skips set-up until the lock changes.
 .venv/.ready: requirements.lock
@@ -31,6 +31,14 @@ demo: setup
 # One worker per core and one more, each with its own database server.
 test: setup
 	@$(PY) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+# The installed units under a real systemd, isolated from this machine; needs root, and skips with the reason without.
+systemd-day: setup
+	@$(PY) -m tests.systemd_day
+
+wheel: setup
+	@rm -rf build
+	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 lint: setup
 	@$(PY) -m ruff check .

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final, Literal, Protocol, Self
 from zoneinfo import ZoneInfo
 
 NEW_YORK: Final = ZoneInfo("America/New_York")
@@ -67,6 +67,14 @@ def waiting() -> Iterator[None]:
     finally:
         turns.waits -= 1
         turns.taken += 1
+
+
+class BrokerLock(asyncio.Lock):
+    """Lock whose holder waits for the broker: who waits for the lock waits for the broker, and takes turns."""
+
+    async def acquire(self) -> Literal[True]:
+        with waiting():
+            return await super().acquire()
 
 
 class Clock(Protocol):
@@ -154,6 +162,7 @@ class ScaledClock:
         weakref.finalize(self, os.close, file).atexit = False
         access = mmap.ACCESS_WRITE if drive else mmap.ACCESS_READ
         self._map = mmap.mmap(file, self._ANCHORS_OFFSET + 2 * self._LAYOUT.size, access=access)
+        self.path = path
         self._file = file
         self._drive = drive
         self._speed = speed

@@ -1,4 +1,4 @@
-"""PostgreSQL for the tests: one server for each session, one new database for each test.
+"""PostgreSQL for the tests: one server for each session, one new database for each test. Order of the tests.
 
 `DATABASE_URL` names a server to use instead of the embedded one; its role must be allowed to create
 databases.
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -30,6 +30,7 @@ from catalyst.clock import ManualClock
 from catalyst.domain.secret_mask import forget_secrets
 from catalyst.store import account_lock, migrate, pool
 from catalyst.store.pool import Store, open_store
+from tests.slow_first import slow_first
 
 # Every run uses fixed examples; HYPOTHESIS_PROFILE=long draws many new ones.
 _HYPOTHESIS_SETTINGS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -42,19 +43,17 @@ _FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": 
 _FOLDER_PREFIX = "catalyst-tests-"
 _NO_STATEMENT = SimpleNamespace(name="none")  # a name: the driver need not prepare its own statement again
 _FIRST_NUMBER_OF_A_NEW_TYPE = 16_384  # PostgreSQL's FirstNormalObjectId
-
-
-# A server of the tests takes some 300 MB.
 _MEMORY_FOLDER = Path("/dev/shm")
-_MEMORY_FOLDER_MIN_BYTES = 4 << 30
+_MEMORY_FOLDER_MIN_BYTES = 3 << 30  # each worker takes up to half a gigabyte
 
 
 def _keep_temporary_files_in_memory() -> None:
-    """Create temporary files in memory where there is room, unless TMPDIR names a folder: a new database is three
-    hundred files, and a disk needs ten times as long for them."""
+    """Create temporary files in memory where there is room and programs may run, unless TMPDIR names a folder: a new
+    database is three hundred files, and a disk needs ten times as long for them."""
     if "TMPDIR" in os.environ or not os.access(_MEMORY_FOLDER, os.W_OK | os.X_OK):
         return
-    if shutil.disk_usage(_MEMORY_FOLDER).free >= _MEMORY_FOLDER_MIN_BYTES:
+    has_room = shutil.disk_usage(_MEMORY_FOLDER).free >= _MEMORY_FOLDER_MIN_BYTES
+    if has_room and not os.statvfs(_MEMORY_FOLDER).f_flag & os.ST_NOEXEC:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY_FOLDER)
 
 
@@ -68,20 +67,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each of xdist's workers begin with its share of the slow tests: xdist gives every worker a run of
-    neighbours, and an idle worker takes over the last ones of another."""
+    """Let each worker begin with its share of the slow tests."""
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     seconds = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("slow"))}
-    slow = sorted(seconds, key=seconds.__getitem__, reverse=True)
-    others = [item for item in items if item not in seconds]
-    left = len(items)
-    items.clear()
-    for worker in range(workers):
-        size = left // (workers - worker)
-        share = slow[worker::workers]
-        items += share + others[: size - len(share)]
-        del others[: size - len(share)]
-        left -= size
+    items[:] = slow_first(items, seconds, workers)
 
 
 def pytest_collection_finish() -> None:
@@ -93,12 +82,14 @@ def pytest_collection_finish() -> None:
 @dataclass
 class PostgresServer:
     """PostgreSQL server that creates databases, for sync and async code: it has its own thread and event
-    loop."""
+    loop, and keeps one connection."""
 
     admin_dsn: str
     strategy: str = "wal_log"
     _numbers: Iterator[int] = field(default_factory=count)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    _conn: "asyncpg.Connection[asyncpg.Record] | None" = None
 
     def dsn_of(self, database: str) -> str:
         """Return the address of a database on this server."""
@@ -115,18 +106,23 @@ class PostgresServer:
         self._admin(f"DROP DATABASE IF EXISTS {database_name(dsn)} WITH (FORCE)")
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Run the coroutine in an event loop of its own and return its result."""
-        return self._thread.submit(lambda: asyncio.run(work())).result()
+        """Run the coroutine in the server's event loop and return its result."""
+        return self._thread.submit(lambda: self._loop.run_until_complete(work())).result()
+
+    def close(self) -> None:
+        """Close the connection and the event loop."""
+        if self._conn is not None:
+            self.run(self._conn.close)
+        self._thread.submit(self._loop.close).result()
+        self._thread.shutdown()
 
     def _admin(self, sql: str) -> None:
         """Execute a statement in the admin database."""
 
         async def execute() -> None:
-            conn = await asyncpg.connect(self.admin_dsn)
-            try:
-                await conn.execute(sql)
-            finally:
-                await conn.close()
+            if self._conn is None or self._conn.is_closed():
+                self._conn = await asyncpg.connect(self.admin_dsn)
+            await self._conn.execute(sql)
 
         self.run(execute)
 
@@ -196,7 +192,8 @@ def known_array_types() -> Iterator[None]:
 def postgres() -> Iterator[PostgresServer]:
     """Start the server of the session."""
     if url := os.environ.get("DATABASE_URL"):
-        yield PostgresServer(url)
+        with closing(PostgresServer(url)) as server:
+            yield server
         return
     for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         # Remove folders of killed sessions, except those in use, of another user or being removed already.
@@ -204,9 +201,11 @@ def postgres() -> Iterator[PostgresServer]:
             if (old / "users.lock").exists():
                 embedded.remove_data_dir(old)
     data_dir = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
-    with embedded.start(data_dir, settings=_FAST_SETTINGS) as server:
-        # file_copy is faster while fsync is off.
-        yield PostgresServer(server.dsn, strategy="file_copy")
+    with (
+        embedded.start(data_dir, settings=_FAST_SETTINGS) as running,
+        closing(PostgresServer(running.dsn, strategy="file_copy")) as server,  # faster while fsync is off
+    ):
+        yield server
     with suppress(embedded.EmbeddedUnavailable, OSError):  # another session is removing it already
         embedded.remove_data_dir(data_dir)
 

@@ -18,6 +18,7 @@ from catalyst.config.loader import environment_without_catalyst, load
 from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.settings import Environment, Settings
 from catalyst.domain.errors import ConfigInvalid
+from catalyst.domain.secret_mask import mask_text
 
 ROOT = Path(__file__).parent.parent
 KEYS = {"ALPACA_API_KEY": "key", "ALPACA_SECRET_KEY": "secret"}
@@ -557,6 +558,9 @@ def test_secrets_come_from_systemd_credentials_unless_the_environment_has_them(
     environ(ALPACA_SECRET_KEY="of-the-environment")
     settings = load()
     assert (settings.mode, settings.keys) == (Mode.PAPER, ("PK-credential", "of-the-environment"))
+    assert "PK-credential" not in mask_text("the key PK-credential")
+    (tmp_path / "database_url").write_bytes(b"\xff\xfe")
+    assert load_error() == "a file in $CREDENTIALS_DIRECTORY cannot be read as text"
 
 
 @pytest.mark.parametrize(

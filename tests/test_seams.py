@@ -94,7 +94,10 @@ SEAMS: dict[str, dict[str, str]] = {
         "a mailbox": "sends to the URLs of Apprise",
         "real time": "bounds a service, which knows no market clock",
     },
-    "cli/settings.py": {"the database": "names the error of an unreachable database"},
+    "cli/settings.py": {
+        "the database": "names the error of an unreachable database",
+        "the broker's network": "reads the clock's file from the simulated exchange",
+    },
     "cli/app.py": {"a file": "a closed output pipe must not end in a traceback"},
     "cli/parent_watch.py": {"another process": "exits when its parent process is gone"},
     "cli/simulator.py": {"a socket": "checks whether a port is free"},

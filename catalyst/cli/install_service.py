@@ -26,6 +26,7 @@ TARGETS: Final = {
     "catalyst.sysusers": "/etc/sysusers.d/catalyst.conf",
     "catalyst.tmpfiles": "/etc/tmpfiles.d/catalyst.conf",
     "catalyst.journald.conf": "/etc/systemd/journald.conf.d/catalyst.conf",
+    "catalyst.needrestart": "/etc/needrestart/conf.d/catalyst.conf",
     "catalyst.sh": "/usr/local/bin/catalyst",
 }
 

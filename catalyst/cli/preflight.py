@@ -71,6 +71,13 @@ class CheckResult:
     fix: str = ""
 
 
+@dataclass(slots=True)
+class DatabaseOwner:
+    """The account to which the database belongs; None before the first daemon, and when it cannot be read."""
+
+    account_id: str | None = None
+
+
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check everything that trading needs; exit 1 if something would stop it. Changes nothing, sends no order."""
     results = run_async(lambda: _run_checks(config))
@@ -94,8 +101,9 @@ async def _run_checks(config: ConfigOption) -> list[CheckResult]:
         ]
     clock = open_clock(settings)
     results = [*_check_config(settings), *_check_secrets(), _check_alerts(settings, clock)]
-    results += [result async for result in _check_database(settings)]
-    results += [result async for result in _check_broker(settings, clock)]
+    owner = DatabaseOwner()
+    results += [result async for result in _check_database(settings, owner)]
+    results += [result async for result in _check_broker(settings, clock, owner)]
     return [*results, _check_disk(settings)]
 
 
@@ -161,7 +169,7 @@ def _check_secrets() -> Iterator[CheckResult]:
         yield CheckResult("secrets", CheckVerdict.OK, ".env is readable by its owner only")
 
 
-async def _check_database(settings: Settings) -> AsyncIterator[CheckResult]:
+async def _check_database(settings: Settings, owner: DatabaseOwner) -> AsyncIterator[CheckResult]:
     """Check that the database answers, is migrated and grants the privileges. Does not create an embedded database."""
     if is_embedded(settings) and not settings.data_dir.exists():
         from catalyst import embedded
@@ -177,13 +185,15 @@ async def _check_database(settings: Settings) -> AsyncIterator[CheckResult]:
         return
     try:
         with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
-            async for result in _check_connected_database(settings, dsn):
+            async for result in _check_connected_database(settings, dsn, owner):
                 yield result
     except UserError as error:
         yield CheckResult("database", CheckVerdict.FAIL, str(error))
 
 
-async def _check_connected_database(settings: Settings, dsn: str) -> AsyncIterator[CheckResult]:
+async def _check_connected_database(
+    settings: Settings, dsn: str, owner: DatabaseOwner
+) -> AsyncIterator[CheckResult]:
     from catalyst.store.migrate import require_current
     from catalyst.store.pool import connected
 
@@ -207,7 +217,7 @@ async def _check_connected_database(settings: Settings, dsn: str) -> AsyncIterat
             return
         yield CheckResult("schema", CheckVerdict.OK, "every migration is applied")
         yield await _check_privileges(conn)
-        yield await _check_daemon(conn)
+        yield await _check_daemon(conn, owner)
 
 
 async def _check_privileges(conn: "Connection") -> CheckResult:
@@ -228,15 +238,15 @@ async def _check_privileges(conn: "Connection") -> CheckResult:
     return CheckResult("rights", CheckVerdict.OK, "the role has every privilege that the daemon needs")
 
 
-async def _check_daemon(conn: "Connection") -> CheckResult:
+async def _check_daemon(conn: "Connection", owner: DatabaseOwner) -> CheckResult:
     from catalyst.store import daemon_epoch, reporting_queries
 
-    account = (await daemon_epoch.current(conn)).account_id
+    owner.account_id = account = (await daemon_epoch.current(conn)).account_id
     running = account is not None and await reporting_queries.is_account_locked(conn, account)
     return CheckResult("daemon", CheckVerdict.OK, "running" if running else "not running")
 
 
-async def _check_broker(settings: Settings, clock: Clock) -> AsyncIterator[CheckResult]:
+async def _check_broker(settings: Settings, clock: Clock, owner: DatabaseOwner) -> AsyncIterator[CheckResult]:
     """Check the account, the broker's clock, the calendar and the news, with reads only."""
     from catalyst.broker.alpaca import AlpacaBroker
 
@@ -258,6 +268,13 @@ async def _check_broker(settings: Settings, clock: Clock) -> AsyncIterator[Check
                 CheckVerdict.FAIL,
                 f"status {account.status}, or blocked for trading",
                 "ask the broker for the reason",
+            )
+        if owner.account_id not in (None, account.account_id):
+            yield CheckResult(
+                "account",
+                CheckVerdict.FAIL,
+                f"the database belongs to account {owner.account_id}, the broker shows account {account.account_id}",
+                "name another database, or use that account's keys; `catalyst sim --state` keeps a simulated account",
             )
         configured = settings.config.trading.account_number
         if settings.mode is Mode.LIVE and configured != account.account_number:
@@ -322,7 +339,7 @@ def _check_clock_skew(skew: timedelta) -> CheckResult:
         "clock",
         CheckVerdict.WARN if too_large else CheckVerdict.OK,
         f"{abs(skew.total_seconds()):.1f} s {'behind' if skew > timedelta(0) else 'ahead of'} the broker's",
-        "set this machine's clock with chrony or ntpd; with `catalyst sim`, set CATALYST_CLOCK"
+        "set this machine's clock with chrony or ntpd; with `catalyst sim --clock-file`, set CATALYST_CLOCK"
         if too_large
         else "",
     )

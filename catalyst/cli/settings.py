@@ -11,8 +11,9 @@ import typer
 
 from catalyst.clock import Clock, ScaledClock, SystemClock
 from catalyst.config.loader import load
+from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
-from catalyst.domain.errors import ConfigInvalid, DatabaseUnavailable, UserError
+from catalyst.domain.errors import ConfigInvalid, DatabasePooled, DatabaseUnavailable, UserError
 from catalyst.domain.secret_mask import mask_text
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONFIG_FILE: Final = Path("config.yaml")
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
+CLOCK_TIMEOUT_S: Final = 2.0  # real seconds for the exchange to name its clock
 SECRETS_FILE: Final = Path(".env")
 
 ConfigOption = Annotated[
@@ -53,11 +56,13 @@ def secrets_file() -> Path | None:
 def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
     """Return the system clock, or the shared clock of CATALYST_CLOCK; with `drive` this process sets its speed.
 
-    Raises ConfigInvalid when the file is not a clock file.
+    Without CATALYST_CLOCK, the clock of a simulated exchange on this machine; the exchange sets its speed. Raises
+    ConfigInvalid when the file is not a clock file.
     """
     path = settings.env.catalyst_clock
     if path is None:
-        return SystemClock()
+        simulator_file = _simulator_clock_file(settings) if settings.mode is Mode.SIM else None
+        return SystemClock() if simulator_file is None else ScaledClock(simulator_file)
     try:
         clock = ScaledClock(path)
     except (OSError, ValueError) as error:
@@ -70,6 +75,23 @@ def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
     return ScaledClock(
         path, drive=True, speed=speed, held_speed=settings.env.catalyst_clock_held_speed or 20.0
     )
+
+
+def _simulator_clock_file(settings: Settings) -> Path | None:
+    """Return the clock file of the simulated exchange; None when it runs on the wall clock, elsewhere or not at all."""
+    import json
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    address = urlsplit(settings.trading_url)
+    if address.scheme != "http" or address.hostname not in LOOPBACK_HOSTS:
+        return None
+    try:
+        with urlopen(f"http://{address.netloc}/admin/clock", timeout=CLOCK_TIMEOUT_S) as response:
+            file = json.load(response).get("file")
+    except (URLError, OSError, ValueError, AttributeError):
+        return None
+    return Path(file) if isinstance(file, str) and Path(file).is_file() else None
 
 
 def is_embedded(settings: Settings) -> bool:
@@ -104,11 +126,13 @@ def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
 
 @contextmanager
 def translate_connection_errors(dsn: str) -> Iterator[None]:
-    """Raise DatabaseUnreachable for connection errors and refused logins."""
+    """Raise DatabaseUnreachable for connection errors and refused logins, ConfigInvalid for a pooler."""
     import asyncpg
 
     try:
         yield
+    except DatabasePooled as error:
+        raise ConfigInvalid(str(error)) from None
     except DatabaseUnavailable as error:
         raise DatabaseUnreachable(describe_unreachable(dsn, error.__cause__ or error)) from None
     except (
@@ -140,7 +164,10 @@ def describe_unreachable(dsn: str, error: BaseException) -> str:
     """Return one sentence, without the password, about a database that does not answer."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     parts = urlsplit(dsn)
-    address = f"{parts.hostname or 'the local socket'}:{parts.port or 5432}{parts.path}"
+    hosts = parts.netloc.rpartition("@")[2]
+    if "," not in hosts:  # one host, or the folder of a socket in the query
+        hosts = f"{parts.hostname or 'the local socket'}:{parts.port or 5432}"
+    address = f"{hosts}{parts.path}"
     return (
         f"the database at {address} cannot be used ({mask_text(reason)}): start it, or correct DATABASE_URL"
     )

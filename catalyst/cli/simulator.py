@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -17,7 +17,13 @@ import typer
 from catalyst.cli import parent_watch
 from catalyst.cli.run import ExitWithParentOption
 from catalyst.cli.settings import parse_day, run_async
-from catalyst.cli.simulator_start import DEFAULT_START, last_saved_instant, parse_start
+from catalyst.cli.simulator_start import (
+    DEFAULT_START,
+    day_to_continue,
+    last_saved_instant,
+    new_account_id,
+    parse_start,
+)
 from catalyst.clock import NEW_YORK, Clock, ScaledClock, SystemClock
 from catalyst.domain.errors import UserError
 
@@ -65,7 +71,8 @@ def sim(
     state: Annotated[
         Path | None,
         typer.Option(
-            help="A folder for orders, positions, cash and the time, to continue after a restart or on a later day.",
+            help="A folder for account, orders, positions, cash and the time, to continue after a restart, and with the"
+            " next day once a day is over.",
             rich_help_panel=LISTEN_PANEL,
         ),
     ] = None,
@@ -161,7 +168,8 @@ def sim(
     Any Alpaca client trades on it: give it the base URL printed at the start,
     and demo as key and as secret. It enforces the broker's rules, accounts for
     every cent, and injects faults on request. It plays one day, then prints end;
-    the same --state continues on the next day, with --day or --start.
+    the same --state continues with that account, on the next day once the day is
+    over. Without --state each start is a new account.
 
     The admin API needs no keys:
     GET  /admin/state  /admin/audit (is the accounting exact?)  /admin/logs
@@ -195,7 +203,7 @@ def sim(
     check_port(port)
     if sys.stderr.isatty():
         typer.echo("creating the market ...", err=True)
-    market = open_market(choice)
+    market = open_market(_with_saved_day(choice, None if day or start else state))
     first = market_start.first_instant(market.day)
     if state is not None:
         last_saved = last_saved_instant(state, _market_label(choice), market.day)
@@ -225,6 +233,13 @@ def sim(
         ready_file = port_file or temporary("port")
         ready_file.unlink(missing_ok=True)
         run_async(lambda: _serve_until_signal(market, choice, clock, path, port, ready_file, state))
+
+
+def _with_saved_day(choice: MarketChoice, state: Path | None) -> MarketChoice:
+    """Return the choice with the day at which a kept state continues; a recorded market has only its own days."""
+    if state is None or choice.recorded:
+        return choice
+    return replace(choice, day=day_to_continue(state, _market_label(choice)))
 
 
 def _market_label(choice: MarketChoice) -> str:
@@ -308,7 +323,9 @@ async def _serve_until_signal(
     """Run the exchange until SIGINT or SIGTERM."""
     from catalyst.simulator import server
 
-    options = server.SimOptions(market, clock, port=port, port_file=port_file, state_dir=state)
+    options = server.SimOptions(
+        market, clock, port=port, port_file=port_file, state_dir=state, account_id=new_account_id()
+    )
     serving = asyncio.ensure_future(server.serve_until_cancelled(options))
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -343,5 +360,6 @@ def _banner(
     if isinstance(clock, ScaledClock) and clock.is_driver:
         lines.append(f'          pause, step, jump:  curl http://{base}/admin/clock -d \'{{"to": "15:55"}}\'')
     if isinstance(clock, ScaledClock):
-        lines.append(f"clock     run the daemon on this clock:  CATALYST_CLOCK={clock_file} catalyst run")
+        lines.append("daemon    catalyst run  (trading.mode: sim; it finds this clock by itself)")
+        lines.append(f"clock     {clock_file}")
     return [*lines, "stop      Ctrl-C"]

@@ -1,5 +1,7 @@
 """The start time of `catalyst sim`: from --start, --day and the time saved in --state."""
 
+import os
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Final
 from catalyst.clock import NEW_YORK, SystemClock
 from catalyst.domain.errors import UserError
 
+LAST_PART_OF_DAY: Final = timedelta(minutes=30)
 DEFAULT_START: Final = "10:00"  # half an hour after the open: a market order fills at once
 
 
@@ -47,6 +50,32 @@ def _next_session_day(day: date) -> date:
     from catalyst.simulator.market.calendar import sessions
 
     return next((session.day for session in sessions(day, day + timedelta(days=14))), day)
+
+
+def new_account_id() -> str:
+    """Return the id of a new account: an exchange without a kept state has none of the earlier one's shares, so that
+    no database may take it for the same account."""
+    return str(
+        uuid.uuid5(uuid.NAMESPACE_OID, f"catalyst sim {SystemClock().now().isoformat()} {os.getpid()}")
+    )
+
+
+def day_to_continue(state: Path, market: str) -> date | None:
+    """Return the day that a generated market kept in `state` plays next: its last one, or the session after it once
+    that has come to its last half hour, when a daemon makes no entry any more. None when nothing is kept."""
+    from catalyst.simulator.exchange.persistence import last_instant, saved_market
+    from catalyst.simulator.market.calendar import session
+
+    try:
+        saved, last = saved_market(state), last_instant(state)
+    except OSError as error:
+        raise UserError(f"--state {state} cannot be used: {error.strerror}") from None
+    if saved is None or last is None or saved[0] != market:
+        return None
+    saved_session = session(saved[1])
+    if saved_session is None or last < saved_session.close - LAST_PART_OF_DAY:
+        return saved[1]
+    return _next_session_day(saved[1] + timedelta(days=1))
 
 
 def last_saved_instant(state: Path, market: str, day: date) -> datetime | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_settings import SettingsError
 
 from catalyst.config.env_file import (
     ENVIRONMENT,
@@ -77,6 +78,10 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
         env = Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"))
     except ValidationError as error:
         raise ConfigInvalid(_describe_environment_errors(error)) from None
+    except SettingsError:
+        raise ConfigInvalid("a file in $CREDENTIALS_DIRECTORY cannot be read as text") from None
+    held = {name: value for name, value in env if isinstance(value, SecretStr)}
+    add_secrets(_secrets_of(Variable(name, value.get_secret_value()) for name, value in held.items()))
     notices = [*_describe_unread(variables), *_apply_environment(tree, env)]
     try:
         config = Config.model_validate(tree)

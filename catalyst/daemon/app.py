@@ -16,7 +16,7 @@ import structlog
 
 from catalyst.clock import Clock, waiting
 from catalyst.config.settings import Settings
-from catalyst.daemon.components import Components
+from catalyst.daemon.components import Components, describe_state
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.config_reload import ConfigReload
 from catalyst.daemon.runtime.heartbeat import Heartbeat
@@ -44,7 +44,7 @@ from catalyst.daemon.trading_day.operator_commands import OperatorCommands
 from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule
 from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease
-from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
 from catalyst.domain.session import NEW_YORK
 from catalyst.store.notifications import listen
 
@@ -94,29 +94,6 @@ def _build_watchdog(components: Components) -> Watchdog:
     return Watchdog(
         components.supervisor, components.clock, env.notify_socket, within, lambda: describe_state(components)
     )
-
-
-def describe_state(components: Components) -> str:
-    """Return one line for the service manager: the phase, the positions and what blocks entries."""
-    if not components.ready.is_set():
-        return "recovering: reads every order and position at the broker"
-    session = components.current_day.session
-    if session is None:
-        market = "market hours unknown"
-    elif components.current_day.market_open:
-        market = f"market open until {session.close.astimezone(NEW_YORK):%H:%M} New York"
-    else:
-        market = "market closed"
-    count, unprotected = (
-        len(components.ledger.last_known.positions),
-        components.protector.unprotected_time.unprotected,
-    )
-    stops = f", {len(unprotected)} without a confirmed stop" if unprotected else ""
-    blocked = (
-        f"blocked by {', '.join(sorted(components.gate.reasons))}" if components.gate.reasons else "possible"
-    )
-    phase = "stopping" if "stopping" in components.gate.reasons else "running"
-    return f"{phase}: {market}; {count} position{'s' * (count != 1)}{stops}; entries {blocked}"
 
 
 async def _recover_and_run(
@@ -192,7 +169,7 @@ async def run_loops(
         watchdog.notify("READY=1")
         watchdog.send_status(describe_state(components))
         await stop.requested.wait()
-        components.gate.close("stopping", stop.reason)
+        components.gate.close(STOPPING, stop.reason)
         if not stop.flatten:
             return stop.exit_code, components.clock.now()
         within = timedelta(seconds=components.config.shutdown.flatten_timeout_seconds)

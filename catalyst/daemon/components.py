@@ -42,9 +42,10 @@ from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.daemon.trading_state.current_day import CurrentDay
-from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.daemon.trading_state.shorting_lock import ShortingLock
+from catalyst.domain.session import NEW_YORK
 from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store.pool import Store
 
@@ -224,3 +225,23 @@ def build_components(
         alert_delivery=AlertDelivery(store, usable_channels(settings, clock), clock),
         epoch=epoch,
     )
+
+
+def describe_state(components: Components) -> str:
+    """Return one line for the service manager: the phase, the positions and what blocks entries."""
+    if not components.ready.is_set():
+        return "recovering: reads every order and position at the broker"
+    session = components.current_day.session
+    if session is None:
+        market = "market hours unknown"
+    elif components.current_day.market_open:
+        market = f"market open until {session.close.astimezone(NEW_YORK):%H:%M} New York"
+    else:
+        market = "market closed"
+    count = len(components.ledger.last_known.positions)
+    unprotected = components.protector.unprotected_time.unprotected
+    stops = f", {len(unprotected)} without a confirmed stop" if unprotected else ""
+    reasons = sorted(components.gate.reasons)
+    blocked = f"blocked by {', '.join(reasons)}" if reasons else "possible"
+    phase = "stopping" if STOPPING in reasons else "running"
+    return f"{phase}: {market}; {count} position{'s' * (count != 1)}{stops}; entries {blocked}"

@@ -36,6 +36,16 @@ class DatabaseUnavailable(CatalystError):
     """
 
 
+class DatabasePooled(DatabaseUnavailable):
+    """A pooler stands before the database: settings, locks or prepared statements of a session do not hold."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(
+            f"DATABASE_URL leads to a connection pooler ({fault}): connect directly, not through a pooler "
+            "(DigitalOcean: port 25060, not 25061)"
+        )
+
+
 class DatabaseContention(CatalystError):
     """Another transaction conflicted (deadlock, lock timeout, serialization): nothing was written, repeat it whole.
 

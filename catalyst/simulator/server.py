@@ -46,6 +46,7 @@ class SimOptions:
     multiplier: int = 4
     state_dir: Path | None = None
     settings: ExchangeSettings | None = None
+    account_id: str | None = None  # a UUID; None: drawn from the seed; a kept state has its own
 
 
 class SimulatorServer:
@@ -186,6 +187,7 @@ async def serve_until_cancelled(options: SimOptions) -> None:
         deposit=options.deposit,
         multiplier=options.multiplier,
         settings=options.settings,
+        account_id=options.account_id,
     )
     journal = None
     if options.state_dir is not None:

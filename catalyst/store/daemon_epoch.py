@@ -42,8 +42,9 @@ async def begin_epoch(conn: Connection, account_id: str, run_info: RunInfo, *, a
     stored_account = await conn.fetchval("SELECT account_id FROM daemon FOR UPDATE")
     if stored_account not in (None, account_id):
         raise WrongAccount(
-            f"this database belongs to account {stored_account}, the broker's keys belong to {account_id}: "
-            "use another database or the keys of its account"
+            f"this database belongs to account {stored_account}, the broker shows account {account_id}: one database "
+            "keeps one account. Name another database (DATABASE_URL or database.data_dir), or use that account's keys; "
+            "a simulated account is kept by `catalyst sim --state FOLDER`"
         )
     epoch: int = await conn.fetchval(
         """

@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 
 import asyncpg
 
-from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
+from catalyst.domain.errors import DatabaseContention, DatabasePooled, DatabaseUnavailable
 
 _CONTENTION_ERRORS: Final = (
     asyncpg.DeadlockDetectedError,
@@ -25,6 +25,8 @@ _OUTAGE_ERRORS: Final = (
     asyncpg.InsufficientResourcesError,
     asyncpg.QueryCanceledError,
 )
+# Each session of a pooler shares servers with others: a statement is there twice, or not at all.
+_POOLER_ERRORS: Final = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 # Every class of error that the driver raises; a TimeoutError is an OSError.
 DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
@@ -55,7 +57,14 @@ def raise_unavailable(error: BaseException) -> NoReturn:
 
 
 def raise_translated(error: BaseException) -> None:
-    """Raise DatabaseUnavailable or DatabaseContention when the driver's `error` means that; return otherwise."""
+    """Raise DatabaseUnavailable or DatabaseContention when the driver's `error` means that; return otherwise.
+
+    A prepared statement that another session made, and a refused setting, are the signs of a pooler.
+    """
+    if isinstance(error, _POOLER_ERRORS) or (
+        isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error)
+    ):
+        raise DatabasePooled(str(error).splitlines()[0]) from error
     if isinstance(error, _CONTENTION_ERRORS):
         raise DatabaseContention(_describe(error)) from error
     if is_outage(error):

@@ -15,9 +15,10 @@ the driver's errors that mean them. All other errors pass unchanged: those of a 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -26,7 +27,7 @@ from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
 from catalyst.clock import Clock
-from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable, InvariantBroken
+from catalyst.domain.errors import DatabaseContention, DatabasePooled, DatabaseUnavailable, InvariantBroken
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
 from catalyst.domain.secret_mask import mask_text, may_contain_secret
 from catalyst.store.driver_errors import is_outage, raise_translated, raise_unavailable, translated_errors
@@ -46,6 +47,16 @@ _COMMAND_TIMEOUT_S: Final = (
 _CLOSE_TIMEOUT_S: Final = 2.0  # real seconds for a connection to close
 _MAX_ATTEMPTS: Final = 3
 _READ_WRITE: Final = SessionAttribute.read_write
+# The settings that guard a session, as the server has them; timeouts in milliseconds.
+_READ_BACK: Final = """
+    SELECT $1::text[] IS NULL AND $2::bigint[] IS NULL AND $3::numeric[] IS NULL AS types,
+           current_setting('timezone') AS timezone, current_setting('search_path') AS search_path,
+           current_setting('synchronous_commit') AS synchronous_commit,
+           (extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint AS statement_timeout,
+           (extract(epoch FROM current_setting('lock_timeout')::interval) * 1000)::bigint AS lock_timeout,
+           (extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval) * 1000)::bigint
+               AS idle_in_transaction_session_timeout
+"""
 
 
 class ReservedConnections:
@@ -303,7 +314,7 @@ async def open_store(
             max_size=size,
             max_inactive_connection_lifetime=0,
             server_settings=settings,
-            init=_set_up_codecs,
+            init=partial(_set_up, settings),
             reset=_skip_reset,
             **options,
         )
@@ -379,7 +390,7 @@ async def _open_connection(dsn: str, **options: Any) -> "asyncpg.Connection[asyn
     conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, **options)
     with ExitStack() as on_failure:
         on_failure.callback(conn.terminate)
-        await _set_up_codecs(conn)
+        await _set_up(options["server_settings"], conn)
         on_failure.pop_all()
     return conn
 
@@ -402,9 +413,12 @@ def _settings(name: str, statement_timeout: int, lock_timeout: int) -> dict[str,
     }
 
 
-async def _set_up_codecs(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def _set_up(requested: Mapping[str, str], conn: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Exchange jsonb as Python values in binary form: a version byte, then the text. Array types are read
-    here, so that the first order does not wait for them."""
+    here, so that the first order does not wait for them.
+
+    Raises DatabasePooled when the session does not have the settings that guard it: a pooler may ignore them.
+    """
     await conn.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -412,9 +426,13 @@ async def _set_up_codecs(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
         encoder=encode_json,
         decoder=lambda data: orjson.loads(data[1:]),
     )
-    await conn.fetchval(
-        "SELECT $1::text[] IS NULL AND $2::bigint[] IS NULL AND $3::numeric[] IS NULL", [], [], []
-    )
+    in_force = await conn.fetchrow(_READ_BACK, [], [], [])
+    assert in_force is not None  # a query without FROM returns one row
+    ignored = [
+        name for name, value in in_force.items() if name in requested and str(value) != requested[name]
+    ]
+    if ignored:
+        raise DatabasePooled(f"it ignores {', '.join(ignored)}")
 
 
 async def _skip_reset(conn: "asyncpg.Connection[asyncpg.Record]") -> None:

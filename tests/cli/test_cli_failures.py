@@ -58,6 +58,10 @@ def test_command_hides_the_password_when_the_database_is_unreachable(shell: Shel
         message = shell.error_output(*verb)
         assert "127.0.0.1:1/books" in message
         assert "hunter2" not in message
+    shell.settings = {"DATABASE_URL": "postgresql://trader:hunter2-secret@127.0.0.1:1,127.0.0.1:2/books"}
+    message = shell.error_output("migrate", "--status")
+    assert "127.0.0.1:1,127.0.0.1:2/books" in message
+    assert "hunter2" not in message
 
 
 def test_migrate_command_refuses_an_invalid_database_url(shell: Shell) -> None:

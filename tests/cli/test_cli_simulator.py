@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from cli.shell import TIMEOUT_S, Shell, wait_until
 
-from catalyst.cli.simulator_start import last_saved_instant, parse_start
+from catalyst.cli.simulator_start import day_to_continue, last_saved_instant, new_account_id, parse_start
 from catalyst.domain.errors import UserError
-from catalyst.simulator.exchange.persistence import claim_directory
+from catalyst.simulator.exchange.persistence import JOURNAL_FILE, claim_directory
 
 HALF_DAY = date(2026, 11, 27)
 
@@ -77,6 +77,29 @@ def test_simulator_state_belongs_to_one_market(tmp_path: Path) -> None:
         last_saved_instant(tmp_path / "file", "generated 7", day)
 
 
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ("2026-06-18T14:00:00+00:00", date(2026, 6, 18)),
+        ("2026-06-18T19:29:00+00:00", date(2026, 6, 18)),
+        ("2026-06-18T19:30:00+00:00", date(2026, 6, 22)),  # the 19th is a holiday
+        ("2026-06-18T23:00:00+00:00", date(2026, 6, 22)),
+    ],
+)
+def test_simulator_state_continues_on_the_next_session(tmp_path: Path, last: str, expected: date) -> None:
+    """A kept market plays the day that it had reached, or the next session when that day is nearly over."""
+    claim_directory(tmp_path, "generated 7", date(2026, 6, 18))
+    assert day_to_continue(tmp_path, "generated 7") is None
+    (tmp_path / JOURNAL_FILE).write_text(json.dumps({"now": last}) + "\n")
+    assert day_to_continue(tmp_path, "generated 7") == expected
+    assert day_to_continue(tmp_path, "generated 8") is None
+
+
+def test_each_start_without_state_is_a_new_account() -> None:
+    """Two starts have two account ids."""
+    assert new_account_id() != new_account_id()
+
+
 class ExchangeUser:
     """A client with the exchange's address and the demo keys."""
 
@@ -90,7 +113,7 @@ class ExchangeUser:
         port = self.shell.folder / "port"
         port.unlink(missing_ok=True)
         common_options = ("--symbols", "60", "--port", "0", "--port-file", "port", "--state", "kept")
-        self.process = process = self.shell.start_process("sim", "sim", *options, *common_options)
+        self.process = process = self.shell.start_process("sim", "sim", *common_options, *options)
         wait_until(lambda: port.exists() or process.poll() is not None, "the exchange")
         assert process.poll() is None, self.shell.log("sim")
         self.base = f"http://127.0.0.1:{port.read_text().strip()}"
@@ -139,14 +162,17 @@ def test_simulator_keeps_orders_positions_and_time_over_restarts(shell: Shell) -
                 "time_in_force": time_in_force,
             }
             user.request("/v2/orders", **bid, client_order_id=time_in_force)
-        cash = user.request("/v2/account")["cash"]
+        account = user.request("/v2/account")
         assert user.stop_exchange(signal.SIGTERM) == 0
 
         user.start_exchange("--start", "2026-12-01 09:31", "--speed", "0")  # two sessions later
         assert user.request("/admin/clock")["new_york"] == "2026-12-01T09:31:00-05:00"
         assert user.request("/v2/clock")["is_open"] is True
         assert [row["qty"] for row in user.request("/v2/positions")] == ["1"]
-        assert user.request("/v2/account")["cash"] == cash
+        kept = user.request("/v2/account")
+        assert [kept[name] for name in ("id", "account_number", "cash")] == [
+            account[name] for name in ("id", "account_number", "cash")
+        ]
         states = [
             user.request(f"/v2/orders:by_client_order_id?client_order_id={time_in_force}")["status"]
             for time_in_force in ("day", "gtc")
@@ -180,3 +206,48 @@ def test_simulator_state_keeps_its_day_when_killed_while_writing(
     monkeypatch.undo()
     assert claim_directory(tmp_path, "generated 7", date(2026, 6, 16)) == ("generated 7", date(2026, 6, 17))
     assert claim_directory(tmp_path, "generated 7", date(2026, 6, 18)) == ("generated 7", date(2026, 6, 18))
+
+
+def test_practice_works_twice_with_one_database(shell: Shell, database: str) -> None:
+    """The daemon finds the exchange's clock without CATALYST_CLOCK. With the same --state the next play is the next
+    session of the same account; an exchange with another account is refused, by `run` and by `check`."""
+    user = ExchangeUser(shell)
+    shell.settings = {"DATABASE_URL": database}
+
+    def play(*options: str) -> None:
+        user.start_exchange(*options)
+        (shell.folder / "config.yaml").write_text(f"broker: {{simulator: '{user.base}'}}\n")
+
+    def run_daemon(day: str) -> None:
+        process = shell.start_process("daemon", "run")
+        try:
+            wait_until(
+                lambda: "cycle_opened" in shell.log("daemon") or process.poll() is not None, "the daemon"
+            )
+            assert f'"cycle_id":"{day}-' in shell.log("daemon")
+            process.send_signal(signal.SIGUSR1)
+            process.wait(TIMEOUT_S)
+        finally:
+            process.kill()
+            process.wait()
+
+    try:
+        play()
+        run_daemon("20260617")
+        user.request("/admin/clock", to="16:10")
+        assert user.stop_exchange(signal.SIGTERM) == 0
+        play()
+        assert user.request("/admin/clock")["new_york"].startswith("2026-06-18T10:0")
+        run_daemon("20260618")
+        assert user.stop_exchange(signal.SIGTERM) == 0
+        play("--state", "other")
+        message = shell.error_output("run", exit_code=78)
+        assert "this database belongs to account" in message
+        assert "`catalyst sim --state FOLDER`" in message
+        checks = {check["name"]: check for check in shell.read_json("check", exit_code=1)["checks"]}
+        assert checks["account"]["verdict"] == "fail"
+        assert "the database belongs to account" in checks["account"]["detail"]
+    finally:
+        assert user.process is not None
+        user.process.kill()
+        user.process.wait()

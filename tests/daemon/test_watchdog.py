@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from catalyst.clock import ManualClock, count_turns, separate_turns, waiting
+from catalyst.clock import BrokerLock, ManualClock, count_turns, separate_turns, waiting
 from catalyst.daemon.app import ExitCode
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.supervisor import Supervisor
@@ -102,6 +102,20 @@ async def test_watchdog_stops_notifying_when_a_loop_ended(
         assert manager.read_datagrams() == []
 
 
+async def test_watchdog_asks_for_more_time_while_the_daemon_stops(
+    manager: ServiceManager, clock: ManualClock
+) -> None:
+    """Each feed of a stopping daemon also extends the time for the stop; before the stop none does."""
+    loops = Supervisor(EntryGate(), clock, ChangeSignal())
+    watchdog = Watchdog(loops, clock, manager.socket.getsockname(), timedelta(seconds=30))
+    async with watchdog.watching():
+        running = await manager.read_while_advancing(clock, timedelta(seconds=20))
+        loops.gate.close("stopping", "SIGTERM")
+        stopping = await manager.read_while_advancing(clock, timedelta(seconds=20))
+    assert not [text for text in running if text.startswith("EXTEND")]
+    assert stopping == ["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=30000000"] * 4
+
+
 @pytest.mark.promise("F094")
 @pytest.mark.parametrize("loop", ["stream", "position_protector", "stop_monitor"])
 async def test_watchdog_stops_notifying_while_a_watched_loop_hangs(
@@ -135,6 +149,43 @@ async def test_watchdog_stops_notifying_while_a_watched_loop_hangs(
         assert capsys.readouterr().out.count("watchdog_starved") == 1
         released.set()
         assert await manager.read_while_advancing(clock, timedelta(seconds=60)) == ["WATCHDOG=1"] * 12
+
+
+@pytest.mark.promise("F094")
+async def test_watchdog_stops_notifying_while_the_stream_consumer_waits_for_a_lock(
+    database: str,
+    manager: ServiceManager,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A quiet stream keeps the watchdog fed. A consumer that cannot apply a message, because a lock of the process
+    is never released, starves it, though the connection of the stream lives and other loops run."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 10)
+        manager.read_datagrams()
+        quiet = await manager.read_while_advancing(scenario.clock, timedelta(minutes=2))
+        assert quiet.count("WATCHDOG=1") == 24
+        capsys.readouterr()
+        async with scenario.components.ledger.write_lock():
+            scenario.clock._advance_conditions.clear()  # time goes on although a frame is not applied
+            scenario.print_trade("AAPL", "150.00")  # the stop fills: a trade update arrives
+            stuck = await manager.read_while_advancing(scenario.clock, timedelta(minutes=1))
+        assert stuck.count("WATCHDOG=1") <= 3
+        assert "late=['stream']" in capsys.readouterr().out
+
+
+async def test_task_that_waits_for_a_lock_of_the_broker_waits_for_the_broker(clock: ManualClock) -> None:
+    """A wait for the lock counts like a wait for the broker; holding it does not count."""
+    turns, lock = count_turns(), BrokerLock()
+    async with lock:
+        assert (turns.taken, turns.waits) == (2, 0)
+        waiting_for_lock = asyncio.create_task(lock.acquire())
+        await clock.wait_until_quiet()
+        assert turns.waits == 1
+    assert await waiting_for_lock
+    assert (turns.taken, turns.waits) == (4, 0)
 
 
 async def test_turns_of_a_task_with_a_context_of_its_own_count_apart(clock: ManualClock) -> None:

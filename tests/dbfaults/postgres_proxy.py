@@ -54,6 +54,7 @@ class PostgresProxy:
     statements: list[str] = field(default_factory=list)  # all statements so far, in order
     round_trips: int = 0  # how often the client waited for a response
     rejection: tuple[str, str] | None = None  # SQLSTATE and message for new connections
+    ignores_settings: bool = False  # like a pooler, leave the settings of new sessions out
     broken_transactions: int = 0  # transactions cut before their end
     on_silence: Callable[[], None] = lambda: None  # called when the silence begins
     on_resume: Callable[[], None] = lambda: None
@@ -136,7 +137,8 @@ class PostgresProxy:
     ) -> None:
         """Forward client packets; count round trips and commits, and apply the faults of requests."""
         first = await reader.readexactly(4)
-        await self._forward(writer, first + await reader.readexactly(int.from_bytes(first) - 4))
+        start = first + await reader.readexactly(int.from_bytes(first) - 4)
+        await self._forward(writer, _without_settings(start) if self.ignores_settings else start)
         while True:
             packet = await _read_packet(reader)
             self.round_trips += packet[:1] in b"QS"
@@ -179,6 +181,18 @@ class PostgresProxy:
         if not self.silent:
             writer.write(packet)
             await writer.drain()
+
+
+def _without_settings(start: bytes) -> bytes:
+    """Return the first packet of a connection with its user and database only."""
+    words = start[8:].split(b"\0")
+    pairs = [
+        (name, value)
+        for name, value in zip(words[::2], words[1::2], strict=False)
+        if name in (b"user", b"database")
+    ]
+    body = start[4:8] + b"".join(name + b"\0" + value + b"\0" for name, value in pairs) + b"\0"
+    return (len(body) + 4).to_bytes(4) + body
 
 
 async def _read_packet(reader: asyncio.StreamReader) -> bytes:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from catalyst.cli.preflight import _check_broker
+from catalyst.cli.preflight import DatabaseOwner, _check_broker
 from catalyst.daemon.trading_day.schedule import Job
 from catalyst.doctor.database_checks import check_database
 from catalyst.report.status import read_status
@@ -104,7 +104,9 @@ async def test_names_without_a_listing_fail_the_check_and_raise_one_alert(
         )
         for sentence in sentences:
             assert sentence in alerts[0]["message"]
-        results = [result async for result in _check_broker(scenario.settings, scenario.clock)]
+        results = [
+            result async for result in _check_broker(scenario.settings, scenario.clock, DatabaseOwner())
+        ]
         assert [result.detail for result in results if result.name == "names"] == list(sentences)
         (limit,) = [result for result in results if result.name == "loss limit"]
         assert "is above the account's equity" in limit.detail

@@ -5,7 +5,6 @@ Each client order id is derived from what the broker shows, so that a repetition
 the broker accepts each id once.
 """
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,7 +14,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import Broker, Priority
-from catalyst.clock import Clock
+from catalyst.clock import BrokerLock, Clock
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.open_requests import OpenRequests
@@ -96,7 +95,7 @@ class OutageExit:
     proofs: FlatProofFiles
     clock: Clock
     installation: str
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: BrokerLock = field(default_factory=BrokerLock)
     _cancels: CancelThrottle[str] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
     _accepted_orders: dict[str, str] = field(default_factory=dict)  # client order id → symbol
     _not_found: dict[int, NotFoundCount] = field(default_factory=dict)  # by order id

@@ -5,7 +5,6 @@ is the first reconciliation. It invents no fill: a discrepancy that consecutive 
 adjustment and in quarantine, and blocks its symbol.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field, replace
 from datetime import datetime, timedelta
@@ -14,7 +13,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import Broker
-from catalyst.clock import Clock
+from catalyst.clock import BrokerLock, Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
@@ -100,7 +99,7 @@ class Reconciler:
     _passes: PassesDue = field(default_factory=PassesDue)
     _own_symbols_read_at: datetime | None = None
     _cached_rows: "reconciliation.RowCache" = field(default_factory=dict)  # rows of the previous pass
-    _pass_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _pass_lock: BrokerLock = field(default_factory=BrokerLock)
 
     def __post_init__(self, broker: Broker, account_status: AccountStatus) -> None:
         self.reader = BrokerReader(broker, account_status, self.clock)

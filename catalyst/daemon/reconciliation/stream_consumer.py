@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import MalformedMessage, StreamGap, StreamState, TradeUpdates
-from catalyst.clock import Clock, waiting
+from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.reconciliation.another_catalyst import AnotherCatalyst
 from catalyst.daemon.reconciliation.reconciler import Reconciler
@@ -111,8 +111,7 @@ class StreamConsumer:
             self.connected.set()
             if self._buffering:
                 return  # recovery has not read the broker yet; its pass fills this gap
-            with waiting():  # for the broker, or for a pass in hand that waits for it
-                result = await self.reconciler.reconcile("reconcile")
+            result = await self.reconciler.reconcile("reconcile")
             log.info("stream_ready", clean=result.clean)
             return
         self.gate.close("stream", f"trade updates {gap.state}: {gap.reason}")

@@ -18,6 +18,7 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.runtime.supervisor import Loop, Supervisor
+from catalyst.daemon.trading_state.entry_gate import STOPPING
 
 log = structlog.get_logger()
 
@@ -30,6 +31,7 @@ ENDLESS_LOOPS: Final = frozenset(
 # Loops that must take turns: they apply the stream, keep the stops at the broker, and watch prices and the database.
 WATCHED_LOOPS: Final = frozenset({"stream", "position_protector", "stop_monitor"})
 MAX_TIME_WITHOUT_TURN: Final = timedelta(seconds=10)
+STOP_EXTENSION: Final = timedelta(seconds=30)  # time that each feed of a stopping daemon asks for
 FEEDS_PER_TIMEOUT: Final = 6  # a loop that is late once or twice costs no restart
 
 
@@ -78,6 +80,9 @@ class Watchdog:
             ended, late = sorted(self.supervisor.ended & ENDLESS_LOOPS), self._late_loops()
             if not ended and not late:
                 self.notify("WATCHDOG=1")
+                if STOPPING in self.supervisor.gate.reasons:
+                    # TimeoutStopSec bounds a stop that hangs, not an exit that goes on; the daemon bounds that itself.
+                    self.notify(f"EXTEND_TIMEOUT_USEC={STOP_EXTENSION // timedelta(microseconds=1)}")
             elif (ended, late) != logged:
                 log.critical("watchdog_starved", ended=ended, late=late)
             logged = (ended, late)

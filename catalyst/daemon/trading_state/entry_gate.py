@@ -12,6 +12,7 @@ from catalyst.domain.invariants import Invariant
 log = structlog.get_logger()
 
 DATABASE: Final = "database"  # reason during a database outage; a successful reconciliation removes it
+STOPPING: Final = "stopping"  # reason once a stop is requested, until the process ends
 SAFE_MODE: Final = "safe"  # reason and latch when an invariant fails
 MAX_REASON_CHARS: Final = 1_000  # of a failed invariant: the log, the latch, alerts and messages repeat it
 DISCREPANCIES: Final = "discrepancies"  # keeps a closed gate closed until a reconciliation is clean

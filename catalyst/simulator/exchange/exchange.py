@@ -55,11 +55,13 @@ class Exchange:
         deposit: Decimal = Decimal(100_000),
         multiplier: int = 4,
         settings: ExchangeSettings | None = None,
+        account_id: str | None = None,
     ) -> None:
         random_source = RandomSource(seed)
+        seeded_id, seeded_number = random_source.uuid(), random_source.uuid()
         account = Account(
-            id=random_source.uuid(),
-            number=f"PA{int(random_source.uuid()[:8], 16):010d}",
+            id=account_id or seeded_id,
+            number=f"PA{int((account_id or seeded_number)[:8], 16):010d}",
             created_at=start,
             cash=deposit,
             deposits=deposit,

@@ -122,6 +122,15 @@ def last_instant(directory: Path) -> datetime | None:
     return datetime.fromisoformat(str(lines[-1]["now"])) if lines else None
 
 
+def saved_market(directory: Path) -> tuple[str, date] | None:
+    """Return the market of a state directory and the day that it has reached; None when there is none."""
+    label = directory / MARKET_FILE
+    if not label.exists():
+        return None
+    owner, _, last = label.read_text().strip().rpartition(", ")
+    return owner, date.fromisoformat(last)
+
+
 def claim_directory(directory: Path, market: str, day: date) -> tuple[str, date]:
     """Return the market of this state directory and its day.
 
@@ -129,10 +138,7 @@ def claim_directory(directory: Path, market: str, day: date) -> tuple[str, date]
     """
     directory.mkdir(parents=True, exist_ok=True)
     label = directory / MARKET_FILE
-    owner, before = market, day
-    if label.exists():
-        owner, _, last = label.read_text().strip().rpartition(", ")
-        before = date.fromisoformat(last)
+    owner, before = saved_market(directory) or (market, day)
     if owner == market and before <= day:
         draft = label.with_suffix(".draft")
         draft.write_text(f"{market}, {day}\n")

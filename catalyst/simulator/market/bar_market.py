@@ -116,7 +116,7 @@ class BarMarket:
         instant = self.session_times.instant(at)
         window = self._print_windows.window_at(number, instant.at)
         if window is not None and window.times[0] >= instant.midnight:
-            return window.prints[bisect_right(window.times, instant.at) - 1]
+            return window.print_at(bisect_right(window.times, instant.at) - 1)
         newest = self._latest_trades(np.array([number]), instant)
         if newest.at[0] < 0:
             return None

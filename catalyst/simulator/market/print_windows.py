@@ -3,12 +3,13 @@
 A symbol with ticks is read from its ticks, every other one from the paths of its bars.
 """
 
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -24,13 +25,24 @@ NO_MORE_PRINTS: Final = KEY_STRIDE
 
 @dataclass(frozen=True, slots=True)
 class PrintWindow:
-    """Consecutive prints of one symbol; the next print is at `next_at` (epoch seconds) or `NO_MORE_PRINTS`."""
+    """Consecutive prints of one symbol; the next print is at `next_at` (epoch seconds) or `NO_MORE_PRINTS`.
 
-    times: list[int]
-    units: list[int]
-    prints: list[Print]
+    Compact arrays: thousands of symbols have a window each.
+    """
+
+    times: "array[int]"  # epoch seconds
+    units: "array[int]"
+    sizes: "array[int]"
     next_at: int
     is_first: bool  # the symbol has no earlier print
+    has_numbers: bool  # prints of one second are numbered: they are ticks
+
+    def print_at(self, index: int) -> Print:
+        """Return the print at this index."""
+        second = self.times[index]
+        number = index - bisect_left(self.times, second) if self.has_numbers else 0
+        at = datetime.fromtimestamp(second, UTC)
+        return Print(at, units_to_dollars(self.units[index]), self.sizes[index], number)
 
 
 @dataclass(slots=True)
@@ -73,7 +85,7 @@ class PrintWindows:
         prints: list[Print] = []
         while window is not None and window.times[0] <= until:
             begin, end = bisect_right(window.times, after), bisect_right(window.times, until)
-            prints += window.prints[begin:end]
+            prints += map(window.print_at, range(begin, end))
             if window.next_at > until:
                 break
             window = self.window_at(number, window.next_at)
@@ -93,21 +105,15 @@ class PrintWindows:
         ticks = self.ticks[number]
         window_start = int(ticks.times[row]) // TICK_WINDOW_S * TICK_WINDOW_S
         rows = slice(ticks.count_before(window_start), ticks.count_before(window_start + TICK_WINDOW_S))
-        times = ticks.times[rows].tolist()
-        first_of_second = first_equal_index(times)
-        prints = [
-            Print(
-                datetime.fromtimestamp(second, UTC),
-                units_to_dollars(price),
-                size,
-                index - first_of_second[index],
-            )
-            for index, (second, price, size) in enumerate(
-                zip(times, ticks.units[rows].tolist(), ticks.sizes[rows].tolist(), strict=True)
-            )
-        ]
         next_at = int(ticks.times[rows.stop]) if rows.stop < len(ticks.times) else NO_MORE_PRINTS
-        window = PrintWindow(times, ticks.units[rows].tolist(), prints, next_at, is_first=rows.start == 0)
+        window = PrintWindow(
+            _compact(ticks.times[rows]),
+            _compact(ticks.units[rows]),
+            _compact(ticks.sizes[rows]),
+            next_at,
+            is_first=rows.start == 0,
+            has_numbers=True,
+        )
         self._windows[number] = window
         return window
 
@@ -120,29 +126,22 @@ class PrintWindows:
         bar_path = bars.paths(np.repeat(rows, counts))
         print_numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         starts = np.repeat(bars.key[rows] % KEY_STRIDE, counts)
-        times = (starts + intrabar_path.print_offset(bar_path, print_numbers)).tolist()
-        units, sizes = (
-            intrabar_path.print_price(bar_path, print_numbers).tolist(),
-            intrabar_path.print_size(bar_path, print_numbers).tolist(),
-        )
-        prints = [
-            Print(datetime.fromtimestamp(second, UTC), units_to_dollars(price), size)
-            for second, price, size in zip(times, units, sizes, strict=True)
-        ]
+        times = starts + intrabar_path.print_offset(bar_path, print_numbers)
+        units = intrabar_path.print_price(bar_path, print_numbers)
+        sizes = intrabar_path.print_size(bar_path, print_numbers)
         next_row = int(rows[-1]) + 1
         next_at = int(bars.key[next_row] % KEY_STRIDE) if next_row < end else NO_MORE_PRINTS
         is_first = row == 0 or bool(bars.key[row - 1] < number * KEY_STRIDE)
-        window = PrintWindow(times, units, prints, next_at, is_first)
+        window = PrintWindow(
+            _compact(times), _compact(units), _compact(sizes), next_at, is_first, has_numbers=False
+        )
         self._windows[number] = window
         return window
 
 
-def first_equal_index(times: Sequence[int]) -> list[int]:
-    """Return for each of the sorted `times` the index of its first equal."""
-    first_indexes: list[int] = []
-    for index, time in enumerate(times):
-        first_indexes.append(first_indexes[-1] if index and times[index - 1] == time else index)
-    return first_indexes
+def _compact(values: Any) -> "array[int]":
+    """Return whole numbers of a numpy array as 64-bit integers, which read as plain Python integers."""
+    return array("q", np.ascontiguousarray(values, dtype=np.int64).tobytes())
 
 
 def units_to_dollars(units: int) -> Decimal:
