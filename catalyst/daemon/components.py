@@ -10,6 +10,7 @@ from catalyst.broker.trade_updates import AlpacaTradeUpdates
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.config.settings import Settings
+from catalyst.daemon.exits.blocking_orders import BlockingOrders
 from catalyst.daemon.exits.flat_proof import ProofReader
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
@@ -110,8 +111,9 @@ def build_components(
     current_day = CurrentDay(store, gate, clock)
     ledger = OrderLedger(store, broker, clock, epoch, config, gate=gate)
     submission = OrderSubmission(store, broker, ledger, gate, clock, config, epoch, installation)
-    exits = SafeExit(store, broker, ledger, submission, current_day, clock, epoch)
-    proof_reader = ProofReader(store, broker, ledger, gate, clock)
+    blocking_orders = BlockingOrders(store, broker, ledger, submission, clock)
+    exits = SafeExit(store, broker, ledger, submission, current_day, clock, epoch, blocking_orders)
+    proof_reader = ProofReader(store, broker, ledger, gate, clock, config, installation)
     flatten = Flatten(store, broker, ledger, submission, exits, clock, proofs, proof_reader)
     outage_exit = OutageExit(
         broker.with_permit(OutagePermit(lease)),

@@ -26,6 +26,7 @@ from catalyst.daemon.trading_day.sessions import current_or_next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease, acquire_lease
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.host_lock import HostLock
+from catalyst.daemon.trading_state.installation_file import InstallationFile
 from catalyst.daemon.trading_state.safe_mode import report_constraint_error
 from catalyst.domain.errors import (
     BrokerError,
@@ -239,15 +240,21 @@ async def acquire_account(
 async def _begin_epoch(
     store: Store, account: AccountReport, settings: Settings, clock: Clock
 ) -> tuple[int, str]:
-    """Raise the fencing epoch, so that earlier writers of orders are refused; return it with the installation id."""
+    """Raise the fencing epoch, so that earlier writers of orders are refused; return it with the installation id.
+
+    The id is in its file before the first order has it.
+    """
+    file = InstallationFile.of_account(settings.spool_dir, settings.account_name(account.account_id))
     async with store.tx("epoch") as conn:
         epoch = await daemon_epoch.begin_epoch(
             conn,
             account.account_id,
             RunInfo(VERSION, _git_commit(), settings.config.fingerprint, _lock_hash(), os.getpid()),
             at=clock.now(),
+            installation=await daemon_epoch.installation(conn) or file.read(),
         )
         installation = await daemon_epoch.installation(conn)
+    file.write(installation)
     log.info(
         "daemon_started",
         installation=installation,

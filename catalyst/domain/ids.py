@@ -48,6 +48,16 @@ def role_of(client_order_id: str) -> str:
     return "" if found is None else found["role"]
 
 
+def own_prefix(installation: str) -> str:
+    """Return the beginning of every id of an installation."""
+    return f"{PREFIX}{installation}-"
+
+
+def is_installation(text: str) -> bool:
+    """Return true when the text is an installation id: 6 hexadecimal digits."""
+    return _INSTALLATION.fullmatch(text) is not None
+
+
 def is_ours(client_order_id: str, installation: str) -> bool:
     """Return true when the id is of this installation."""
     found = _ID.fullmatch(client_order_id)

@@ -8,7 +8,6 @@ write.
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.errors import StaleOrder
@@ -209,41 +208,6 @@ async def has_external_fill(conn: "Conn", *, since: datetime) -> bool:
         since,
     )
     return found
-
-
-async def external_or_orphan_ids(conn: "Conn", broker_ids: Sequence[str]) -> set[str]:
-    """Return those of these broker ids whose order is external and of no position, or exits orphan shares."""
-    found = await conn.fetch(
-        """
-        SELECT o.alpaca_order_id FROM orders o LEFT JOIN orders parent ON parent.order_id = o.parent_order_id
-         WHERE o.alpaca_order_id = ANY($1::text[]) AND o.position_id IS NULL
-           AND (o.origin IN ('external', 'orphan') OR parent.origin IN ('external', 'orphan'))
-        """,
-        list(broker_ids),
-    )
-    return {record["alpaca_order_id"] for record in found}
-
-
-async def own_sides(
-    conn: "Conn", symbols: Sequence[str], *, since: datetime
-) -> dict[str, tuple[str, Decimal]]:
-    """Return symbol and sign (1 buys, -1 sells) of our orders in these symbols since then, by broker id.
-
-    Orders for orphan shares and external orders of no position are not ours.
-    """
-    found = await conn.fetch(
-        """
-        SELECT o.alpaca_order_id, s.symbol, CASE o.side WHEN 'buy' THEN 1 ELSE -1 END::numeric AS sign
-          FROM orders o JOIN securities s USING (security_id)
-          LEFT JOIN orders parent ON parent.order_id = o.parent_order_id
-         WHERE s.symbol = ANY($1::text[]) AND o.created_at >= $2 AND o.alpaca_order_id IS NOT NULL
-           AND (o.position_id IS NOT NULL OR o.origin NOT IN ('external', 'orphan')
-                AND coalesce(parent.origin, '') NOT IN ('external', 'orphan'))
-        """,
-        list(symbols),
-        since,
-    )
-    return {record["alpaca_order_id"]: (record["symbol"], record["sign"]) for record in found}
 
 
 async def by_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> list[OrderRow]:

@@ -376,12 +376,13 @@ class Scenario:
 
 @asynccontextmanager
 async def second_installation(
-    first: Scenario, dsn: str, *, gets_stream: bool, **sections: Facts
+    first: Scenario, dsn: str, *, gets_stream: bool, same_machine: bool = False, **sections: Facts
 ) -> AsyncIterator[Scenario]:
-    """Start a daemon with another database on the exchange account of `first`, as on another machine."""
+    """Start a daemon with another database on the exchange account of `first`, on another machine or the same."""
     conn = await asyncpg.connect(dsn)
     with TemporaryDirectory(prefix="catalyst-tests-") as folder:
-        settings = settings_for(first.server.url, database={"data_dir": f"{folder}/pg"}, **sections)
+        data_dir = str(first.settings.data_dir) if same_machine else f"{folder}/pg"
+        settings = settings_for(first.server.url, database={"data_dir": data_dir}, **sections)
         second = Scenario(
             first.clock, first.market, first.server, dsn, settings, conn, gets_stream=gets_stream
         )

@@ -2,7 +2,8 @@
 
 The account activities are the judge. Every fill of the day must be in the database, and every fill of the database
 in the activities; a fill that could not be booked, a position that was written off and a row that could not be read
-make it no proof. Shares that our orders did not buy, and orders that are not ours, are listed and do not count.
+make it no proof. Orphan shares that Catalyst must end count as ours. Other shares that our orders did not buy are
+listed, they and orders that are not ours do not count.
 """
 
 from dataclasses import dataclass, field
@@ -14,15 +15,17 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import BrokerError
+from catalyst.domain.ids import is_ours
 from catalyst.domain.invariants import Invariant
 from catalyst.domain.report import Fill, Listing, OrderReport, PositionReport
 from catalyst.domain.session import start_of_day, trading_date
-from catalyst.store import day_result, orders, positions
+from catalyst.store import day_result, orphans, ownership, positions
 from catalyst.store.day_result import DayResult
-from catalyst.store.pool import Store
+from catalyst.store.pool import Connection, Store
 
 log = structlog.get_logger()
 
@@ -100,53 +103,83 @@ class ProofReader:
     ledger: OrderLedger
     gate: EntryGate
     clock: Clock
+    config: CurrentConfig
+    installation: str
 
     async def read(self, *, since: datetime | None, stored_orders: int, stored_positions: int) -> FlatProof:
         """Return what broker and database show now, with the result since `since` (None: since midnight in New York).
 
-        Only symbols that we traded within OWN_SYMBOL_WINDOW count.
+        Only symbols that we traded within OWN_SYMBOL_WINDOW count, and those of orphan shares that no person manages.
         """
         since = since or start_of_day(trading_date(self.clock.now()))
         async with self.store.read() as conn:
             symbols = await positions.traded_symbols(conn, since=self.clock.now() - OWN_SYMBOL_WINDOW)
+            orphan_symbols = await self._orphan_symbols(conn)
+        symbols |= orphan_symbols
         try:
             open_orders = await self.broker.orders(status="open", priority=Priority.EXIT)
             held = await self.broker.positions(priority=Priority.EXIT)
-            broker_orders = await self._count_own([order for order in open_orders if order.symbol in symbols])
+            broker_orders = await self._count_own(
+                [
+                    order
+                    for order in open_orders
+                    if order.symbol in symbols or is_ours(order.client_order_id, self.installation)
+                ]
+            )
             own_shares, external_shares = await self._split(
-                [position for position in held if position.symbol in symbols and position.quantity != 0]
+                [position for position in held if position.symbol in symbols and position.quantity != 0],
+                orphan_symbols,
             )
         except BrokerError as error:
             log.warning("flat_not_proven", error=str(error))
-            return FlatProof(None, None, stored_orders, stored_positions, None)
+            return FlatProof(None, None, stored_orders, stored_positions + len(orphan_symbols), None)
         unreadable_rows = open_orders.unreadable_rows + held.unreadable_rows
         result, unreadable_fills = await self._compare_results(since, symbols)
         return FlatProof(
             broker_orders,
             own_shares,
             stored_orders,
-            stored_positions,
+            stored_positions + len(orphan_symbols),
             result,
             external_shares,
             unreadable_rows + unreadable_fills,
         )
 
     async def _count_own(self, open_orders: list[OrderReport]) -> int:
-        """Return how many of these orders are ours or have no row; not external ones, nor those of orphan shares."""
+        """Return how many of these orders are ours or have no row; not external ones."""
         async with self.store.read() as conn:
-            others = await orders.external_or_orphan_ids(conn, [order.broker_id for order in open_orders])
+            others = await ownership.external_ids(
+                conn, self.installation, [order.broker_id for order in open_orders]
+            )
         return sum(order.broker_id not in others for order in open_orders)
 
-    async def _split(self, held: list[PositionReport]) -> tuple[int, dict[str, Decimal]]:
+    async def _orphan_symbols(self, conn: Connection) -> set[str]:
+        """Return the symbols with orphan shares that Catalyst must end: oversold, protected or exited by it, or bought
+        by another Catalyst. A person manages the others."""
+        since = self.clock.now() - OWN_SYMBOL_WINDOW
+        anothers = await ownership.symbols_of_another_catalyst(conn, self.installation, since=since)
+        is_left_to_person = self.config.reconcile.orphans == "alert"
+        return {
+            orphan.symbol
+            for orphan in await orphans.open_orphans(conn)
+            if orphan.cause == orphans.OVERSOLD or not is_left_to_person or orphan.symbol in anothers
+        }
+
+    async def _split(
+        self, held: list[PositionReport], orphan_symbols: set[str]
+    ) -> tuple[int, dict[str, Decimal]]:
         """Return the number of positions with shares of ours, and the shares of the others by symbol.
 
-        Shares are ours when the fills of our orders, by the broker's own list, do not cancel out. Raises BrokerError.
+        Shares are ours when they are orphan shares to end, or when the fills of our orders, by the broker's own list,
+        do not cancel out. Raises BrokerError.
         """
         if not held:
             return 0, {}
         since = self.clock.now() - OWN_SYMBOL_WINDOW
         async with self.store.read() as conn:
-            sides = await orders.own_sides(conn, [position.symbol for position in held], since=since)
+            sides = await ownership.own_sides(
+                conn, self.installation, [position.symbol for position in held], since=since
+            )
         fills = await self.broker.fills(after=since, priority=Priority.EXIT)
         net = dict.fromkeys((position.symbol for position in held), Decimal(0))
         for fill in fills:
@@ -156,7 +189,9 @@ class ProofReader:
         external = {
             position.symbol: position.quantity
             for position in held
-            if net[position.symbol] == 0 and not fills.unreadable_rows
+            if net[position.symbol] == 0
+            and position.symbol not in orphan_symbols
+            and not fills.unreadable_rows
         }
         return len(held) - len(external), external
 

@@ -24,6 +24,7 @@ from catalyst.domain.errors import BrokerError, DuplicateOrder, NotFound, OrderR
 from catalyst.domain.ids import client_order_id, is_of_another_catalyst, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, side_for
 from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME, NotFoundCount, may_still_arrive
+from catalyst.domain.position import whole_shares
 from catalyst.domain.report import OrderReport, OrderRequest, PositionReport, is_working_report
 from catalyst.domain.rows import OrderRow
 from catalyst.flat_proof_files import FlatProofFiles
@@ -244,7 +245,7 @@ class OutageExit:
         return OutageSnapshot(
             all_orders,
             tuple(parents),
-            {position.symbol: position for position in positions if position.quantity != 0},
+            {position.symbol: position for position in positions if whole_shares(position.quantity) != 0},
             all_parents.unreadable_rows + positions.unreadable_rows,
         )
 
@@ -351,7 +352,7 @@ class OutageExit:
             row.symbol == held.symbol and row.entry_time < self.clock.now() - ORDER_LOOKBACK
             for row in self.last_known.positions
         )
-        available_qty = abs(held.available if held.available != 0 else held.quantity)
+        available_qty = abs(whole_shares(held.available)) or abs(whole_shares(held.quantity))
         if is_older:
             exited_qty = sum((order.filled_qty for order in own_orders if self._is_outage_exit(order)), ZERO)
             last_known_qty = sum(

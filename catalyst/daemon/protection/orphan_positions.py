@@ -26,6 +26,7 @@ from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
+from catalyst.domain.position import whole_shares
 from catalyst.domain.protection import default_levels, exit_orders_of, protection_of
 from catalyst.domain.protection_step import (
     HeldShares,
@@ -135,10 +136,10 @@ class OrphanPositions:
         """Return true for shares that a person manages, or that another Catalyst on the account may have bought."""
         if orphan.cause == OVERSOLD:
             return False
-        is_anothers = orphan.cause == UNEXPLAINED and self.ledger.symbols.symbols(
-            SymbolReason.ANOTHER_CATALYST
+        is_anothers = orphan.cause == UNEXPLAINED and self.ledger.symbols.has(
+            SymbolReason.ANOTHER_CATALYST, orphan.symbol
         )
-        return bool(is_anothers) or self.config.reconcile.orphans == "alert"
+        return is_anothers or self.config.reconcile.orphans == "alert"
 
     async def _is_awaiting_entry_fill(self, orphan: Orphan) -> bool:
         """Return true when a working unlinked order of an outage covers all of these shares."""
@@ -168,7 +169,7 @@ class OrphanPositions:
             ),
             ZERO,
         )
-        excess = (ZERO if held is None else held.quantity) - explained
+        excess = (ZERO if held is None else whole_shares(held.quantity)) - explained
         return max(ZERO, excess if orphan.side is PositionSide.LONG else -excess)
 
     async def _apply_confirmed_quantity(

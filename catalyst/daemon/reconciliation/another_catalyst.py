@@ -2,8 +2,8 @@
 
 Evidence is an order with a Catalyst's id of another installation that works, or was changed within QUIET_TIME; or a
 stream that the broker refuses because of another connection. The other's orders are external: they are stored, never
-cancelled. Its shares are orphan shares here; while there is evidence, no order is sent for any orphan shares, because
-the other protects or exits them.
+cancelled. Its shares are orphan shares here: in a symbol with an order of the other, none is sent for unexplained
+shares until a person resumes after that order has ended, because the other protects or exits them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.ids import installation_of, is_of_another_catalyst
 from catalyst.domain.report import OrderReport, is_working_report
 from catalyst.domain.rows import OrderRow
-from catalyst.store import alerts
+from catalyst.store import alerts, ownership
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -28,6 +28,7 @@ GATE_REASON: Final = "another_catalyst"
 # The other may be between two of its steps, such as a cancelled stop and its exit.
 QUIET_TIME: Final = timedelta(minutes=5)
 ALERT_WINDOW: Final = timedelta(days=1)
+ORDER_WINDOW: Final = timedelta(days=14)  # older orders tell nothing of today's shares
 
 
 @dataclass
@@ -61,7 +62,12 @@ class AnotherCatalyst:
         if not others and not complete:
             return
         symbols = {report.symbol for report in others}
-        if not complete:
+        if complete:
+            async with self.store.read() as conn:
+                symbols |= await ownership.symbols_of_another_catalyst(
+                    conn, self.installation, since=now - ORDER_WINDOW, undecided=True
+                )
+        else:
             symbols |= self.gate.symbols.symbols(SymbolReason.ANOTHER_CATALYST)
         self.gate.symbols.set_symbols(SymbolReason.ANOTHER_CATALYST, symbols)
         installations = sorted({installation_of(report.client_order_id) for report in others})
@@ -91,8 +97,8 @@ class AnotherCatalyst:
                 "ANOTHER_CATALYST",
                 f"another Catalyst trades this account ({evidence}; this one is installation {self.installation}): no"
                 " entries here, and its orders and shares are left to it. Stop one of the two. If the other no longer"
-                f" runs, cancel its orders at the broker: {QUIET_TIME.seconds // 60} minutes later its shares are"
-                " treated as reconcile.orphans says",
+                f" runs, cancel its orders at the broker, wait {QUIET_TIME.seconds // 60} minutes and run"
+                " `catalyst resume`: then its shares are treated as reconcile.orphans says",
                 facts={"installation": self.installation, "evidence": evidence},
                 at=self.clock.now(),
                 window=ALERT_WINDOW,

@@ -7,7 +7,8 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
-from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
+from catalyst.daemon.orders.legs import parent_of_leg
+from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import ENTRY_ROLE, is_of_another_catalyst, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
 from catalyst.domain.position import CloseReason
@@ -53,8 +54,15 @@ class OrderAdoption:
         if report.broker_id in self._unstorable:
             return
         try:
-            if not await self.ledger.apply_report(report, source):
+            if await self.ledger.apply_report(report, source):
+                return
+            parent = await parent_of_leg(self.ledger.broker, report)
+            if parent is None:
                 await self._adopt_order(report, source)
+            else:
+                await self.apply_or_adopt(parent, source)  # it tells whose the leg is, and writes its row
+        except BrokerError as error:
+            log.warning("orders_read_failed", error=str(error))
         except (DatabaseUnavailable, DatabaseContention):
             raise
         except Exception as error:  # one order that cannot be stored must not stop the others
