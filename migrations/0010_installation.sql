@@ -4,9 +4,10 @@
 -- start sets it; a restored database keeps it.
 ALTER TABLE daemon ADD COLUMN installation text CHECK (installation ~ '^[0-9a-f]{6}$');
 
--- Dollars, realized and unrealized, of the positions that were open from earlier days when this day began. What they
--- make beyond it belongs to this day.
-ALTER TABLE trading_cycles ADD COLUMN carried_pnl numeric NOT NULL DEFAULT 0;
+-- Dollars, realized and unrealized, that a position of an earlier day had made when the last day began, or when it was
+-- found: what it makes beyond them belongs to that day. Null: not carried, or closed before this column existed.
+ALTER TABLE positions ADD COLUMN carried_pnl numeric;
+UPDATE positions SET carried_pnl = realized_pnl + unrealized_pnl WHERE status = 'open' AND carried;
 
 -- Dollars of the day's transfers, fees, dividends and interest that start_equity contains; null when they could not be
 -- read.

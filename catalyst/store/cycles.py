@@ -106,16 +106,12 @@ async def open_day(
     return row, new_id is not None
 
 
-async def store_carried_pnl(conn: Connection, cycle_id: str) -> None:
-    """Store in a new cycle what the positions carried into its day have made so far."""
+async def set_start_transfers(conn: Connection, cycle_id: str, dollars: Decimal) -> None:
+    """Store the transfers that the start equity of a cycle contains, when its start could not read them."""
     await conn.execute(
-        """
-        UPDATE trading_cycles
-           SET carried_pnl = (SELECT coalesce(sum(realized_pnl + unrealized_pnl), 0) FROM positions
-                               WHERE carried AND status = 'open')
-         WHERE cycle_id = $1
-        """,
+        "UPDATE trading_cycles SET start_transfers = $2 WHERE cycle_id = $1 AND start_transfers IS NULL",
         cycle_id,
+        dollars,
     )
 
 

@@ -195,18 +195,28 @@ async def set_levels(
     )
 
 
-async def mark_carried(conn: "Conn", *, day_began_at: datetime) -> list[str]:
+async def mark_carried(conn: "Conn", *, day_began_at: datetime, is_new_day: bool = False) -> list[str]:
     """Mark every open position that was entered before the day as carried; return the symbols that were not marked
-    before. The time of the first entry fill decides: a position without a cycle may be of today."""
+    before. The time of the first entry fill decides: a position without a cycle may be of today.
+
+    What the position has made so far is kept apart from the day's result, once per day.
+    """
     found = await conn.fetch(
         """
-        UPDATE positions p SET carried = true FROM securities s
-         WHERE s.security_id = p.security_id AND p.status = 'open' AND NOT p.carried AND p.entry_time < $1
-        RETURNING s.symbol
+        WITH before AS (
+            SELECT position_id, carried FROM positions
+             WHERE status = 'open' AND entry_time < $1 AND (NOT carried OR carried_pnl IS NULL OR $2)
+               FOR UPDATE
+        )
+        UPDATE positions p SET carried = true, carried_pnl = p.realized_pnl + p.unrealized_pnl
+          FROM before, securities s
+         WHERE p.position_id = before.position_id AND s.security_id = p.security_id
+        RETURNING s.symbol, before.carried AS was_carried
         """,
         day_began_at,
+        is_new_day,
     )
-    return sorted(record["symbol"] for record in found)
+    return sorted(record["symbol"] for record in found if not record["was_carried"])
 
 
 async def set_missing_cycle(conn: "Conn", cycle_id: str, *, day_began_at: datetime) -> None:
@@ -241,20 +251,24 @@ async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
 async def day_result(conn: "Conn", cycle_id: str) -> Decimal:
     """Return the dollars that our positions made in the day of a cycle, realized and unrealized.
 
-    It is the result of the cycle, and what the positions carried into the day made since the day began. Transfers,
-    fees, dividends, interest and holdings that are not ours are no part of it.
+    These are the results of the positions entered that day, whatever their cycle, and of what the cycle's exits
+    oversold; and what each carried position made beyond its `carried_pnl`. Transfers, fees, dividends, interest and
+    holdings that are not ours are no part of it.
     """
-    realized, unrealized = await day_pnl(conn, cycle_id)
-    carried: Decimal = await conn.fetchval(
+    result: Decimal = await conn.fetchval(
         """
-        SELECT coalesce((SELECT sum(p.realized_pnl + p.unrealized_pnl) FROM positions p
-                          WHERE p.carried AND p.cycle_id IS DISTINCT FROM c.cycle_id
-                            AND (p.status = 'open' OR p.exit_time >= c.start_time)), 0) - c.carried_pnl
-          FROM trading_cycles c WHERE c.cycle_id = $1
+        SELECT coalesce(sum(p.realized_pnl + CASE p.status WHEN 'open' THEN p.unrealized_pnl ELSE 0 END
+                            - CASE WHEN p.entry_time < day.began_at THEN p.carried_pnl ELSE 0 END), 0)
+               + (SELECT coalesce(sum(realized_pnl), 0) FROM orphans WHERE cycle_id = $1)
+          FROM positions p
+          JOIN (SELECT start_time, cycle_date::timestamp AT TIME ZONE 'America/New_York' AS began_at
+                  FROM trading_cycles WHERE cycle_id = $1) AS day
+            ON p.entry_time >= day.began_at
+            OR p.carried_pnl IS NOT NULL AND (p.status = 'open' OR p.exit_time >= day.start_time)
         """,
         cycle_id,
     )
-    return realized + unrealized + carried
+    return result
 
 
 async def traded_symbols(conn: "Conn", *, since: datetime) -> set[str]:

@@ -439,6 +439,30 @@ async def test_loss_limit_is_enforced_during_database_outage(database: str, tmp_
         await scenario.assert_consistent()
 
 
+async def test_loss_limit_holds_in_outage_when_transfers_cannot_be_read(
+    database: str, tmp_path: Path
+) -> None:
+    """The broker never answers with the day's transfers: during a database outage the change of the equity counts."""
+    risk = {"max_daily_loss": 30, "warning_threshold_pct": 75}
+    async with open_scenario_with_spool(database, tmp_path, risk=risk) as (scenario, proxy, _):
+        await scenario.crash()
+        await scenario.conn.execute("DELETE FROM trading_cycles")
+        await scenario.inject_fault(
+            "status_before", method="GET", route="/v2/account/activities", status=500, count=0
+        )
+        await scenario.start()
+        await scenario.given_position("AAPL", 20)
+        proxy.refuse_connections()
+        await scenario.advance(seconds=5)
+        scenario.print_trade("AAPL", "188.30")
+        await scenario.advance(seconds=100)
+        assert scenario.held_qty("AAPL") == 0
+        assert spool_entries(tmp_path)[0]["name"] == "emergency_stop"
+        proxy.resume()
+        await scenario.advance(seconds=90)
+        await scenario.assert_consistent()
+
+
 async def test_outage_emergency_stop_is_retried_until_flat(database: str, tmp_path: Path) -> None:
     """While the broker's orders cannot be read, the outage emergency stop is retried; it exits once as soon
     as they can."""

@@ -2,11 +2,12 @@
 
 The account's equity also changes by transfers, fees, dividends, interest and holdings that are not ours, so it is no
 trading result. A difference that no trade and no other activity explains raises an alert; it stops nothing. During a
-database outage the equity, less what the last comparison found, stands for our result.
+database outage the equity, less the last confirmed difference, stands for our result; transfers that cannot be read
+count as result then, because the loss limit must hold.
 """
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -17,8 +18,7 @@ from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.domain.errors import BrokerError
-from catalyst.domain.session import trading_date
-from catalyst.store import alerts, orders, positions
+from catalyst.store import alerts, cycles, orders, positions
 from catalyst.store.cycles import CycleRow
 from catalyst.store.pool import Store
 
@@ -34,7 +34,8 @@ ZERO: Final = Decimal(0)
 
 @dataclass
 class AccountComparison:
-    """Compares the account of one cycle. `unexplained` are the dollars of its equity that are not our result."""
+    """Compares the account of one cycle. `unexplained` are the dollars of its equity that are not our result, as the
+    last small or confirmed difference showed."""
 
     store: Store
     broker: Broker
@@ -65,42 +66,69 @@ class AccountComparison:
             made = await self._made_by_account(since=now)
             if made is None:
                 return
-            self.unexplained = made - ours
-            if await self._is_explained(self.unexplained):
-                self._different_since = None
+            if abs(made - ours) <= self._tolerated:
+                self.unexplained, self._different_since = made - ours, None
                 return
+            self._different_since = self._different_since or now
+            if now - self._different_since < CONFIRM_AFTER:
+                return
+            self.unexplained = made - ours
+            is_explained = await self._is_explained(self.unexplained)
         except BrokerError as error:
             log.warning("account_read_failed", error=str(error))
             return
-        self._different_since = self._different_since or now
-        if now - self._different_since >= CONFIRM_AFTER:
+        if not is_explained:
             await self._alert(made, ours)
 
     async def result_by_equity(self) -> Decimal | None:
-        """Return our result of the day by the broker's equity alone; None before a day. Raises BrokerError."""
-        made = await self._made_by_account(since=self.clock.now())
-        return None if made is None else made - self.unexplained
+        """Return our result of the day by the broker's equity alone; None before a day. Raises BrokerError.
 
-    async def _made_by_account(self, *, since: datetime) -> Decimal | None:
-        """Return what the account made today without transfers, fees, dividends and interest.
-
-        None when the day began without the equity or these amounts. Raises BrokerError.
+        Transfers that cannot be read are taken for result.
         """
         cycle = self.cycle
-        if cycle is None or cycle.start_equity is None or cycle.start_transfers is None:
+        if cycle is None or cycle.start_equity is None:
             return None
+        account = await self.account_status.account(since=self.clock.now())
+        transfers = None if cycle.start_transfers is None else await self.transfers_of(cycle.cycle_date)
+        moved = ZERO if transfers is None else transfers - (cycle.start_transfers or ZERO)
+        return account.equity - cycle.start_equity - moved - self.unexplained
+
+    async def transfers_of(self, day: date) -> Decimal | None:
+        """Return the dollars of a day's activities that are no trade; None when they cannot be read."""
+        try:
+            activities = await self.broker.cash_activities(day)
+        except BrokerError as error:
+            log.warning("activities_read_failed", error=str(error))
+            return None
+        return None if activities.unreadable_rows else sum((each.amount for each in activities), ZERO)
+
+    async def _made_by_account(self, *, since: datetime) -> Decimal | None:
+        """Return what the account made in the cycle's day without transfers, fees, dividends and interest.
+
+        None when the day began without the equity, or these amounts cannot be read. Those of the start that its read
+        missed are stored now. Raises BrokerError.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.start_equity is None:
+            return None
+        transfers = await self.transfers_of(cycle.cycle_date)
+        if transfers is None:
+            return None
+        start_transfers = cycle.start_transfers
+        if start_transfers is None:
+            start_transfers = transfers
+            async with self.store.tx("transfers") as conn:
+                await cycles.set_start_transfers(conn, cycle.cycle_id, transfers)
+            self.cycle = replace(cycle, start_transfers=transfers)
         account = await self.account_status.account(since=since)
-        transfers = await self.broker.cash_activities(trading_date(since))
-        if transfers.unreadable_rows:
-            return None
-        moved = sum((activity.amount for activity in transfers), ZERO) - cycle.start_transfers
-        return account.equity - cycle.start_equity - moved
+        return account.equity - cycle.start_equity - (transfers - start_transfers)
+
+    @property
+    def _tolerated(self) -> Decimal:
+        return self.config.risk.max_daily_loss * TOLERATED_SHARE
 
     async def _is_explained(self, difference: Decimal) -> bool:
-        """Return true when the difference is small, or holdings or orders that are not ours explain it."""
-        tolerated = self.config.risk.max_daily_loss * TOLERATED_SHARE
-        if abs(difference) <= tolerated:
-            return True
+        """Return true when holdings or orders that are not ours explain the difference."""
         assert self.cycle is not None  # _made_by_account returns None without one
         async with self.store.read() as conn:
             if await orders.has_external_fill(conn, since=self.cycle.start_time):
@@ -111,7 +139,7 @@ class AccountComparison:
             (position.intraday_pl or ZERO for position in held if position.symbol not in own_symbols),
             ZERO,
         )
-        return bool(held.unreadable_rows) or abs(difference - by_others) <= tolerated
+        return bool(held.unreadable_rows) or abs(difference - by_others) <= self._tolerated
 
     async def _alert(self, made: Decimal, ours: Decimal) -> None:
         assert self.cycle is not None  # _made_by_account returns None without one

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
 from typing import Final, assert_never
 
 import structlog
@@ -149,7 +148,7 @@ class TradingDay:
         self.current_day.mark_running()
         now = self.clock.now()
         account = await self.broker.account()
-        start_transfers = await self._read_transfers()
+        start_transfers = await self.daily_loss_limit.comparison.transfers_of(self.session.day)
         config = self.config.in_force
         async with self.store.tx("cycle") as conn:
             await trading_days.put(conn, [self.session])
@@ -168,10 +167,8 @@ class TradingDay:
             )
             latched = await latches.active_latches(conn)
             began_at = start_of_day(self.session.day)
-            carried = await positions.mark_carried(conn, day_began_at=began_at)
+            carried = await positions.mark_carried(conn, day_began_at=began_at, is_new_day=is_new)
             await positions.set_missing_cycle(conn, row.cycle_id, day_began_at=began_at)
-            if is_new:
-                await cycles.store_carried_pnl(conn, row.cycle_id)
         self.current_day.set_cycle(row.cycle_id)
         await self.daily_loss_limit.begin(row)
         await self.emergency_stop.load_unfinished()
@@ -202,15 +199,6 @@ class TradingDay:
         await (
             self.daily_loss_limit.check()
         )  # recovery may have booked a loss; check it before the first entry
-
-    async def _read_transfers(self) -> Decimal | None:
-        """Return the dollars of the day's activities that are no trade; None when they could not be read."""
-        try:
-            activities = await self.broker.cash_activities(self.session.day)
-        except BrokerError as error:
-            log.warning("activities_read_failed", error=str(error))
-            return None
-        return None if activities.unreadable_rows else sum((each.amount for each in activities), Decimal(0))
 
     async def log_missed_scans(self, jobs: Sequence[ScheduledJob]) -> None:
         """Log in one line the scans of the session that no daemon ran, as the stored scans show."""
