@@ -149,7 +149,8 @@ async def unbooked_fills(conn: "Connection", since: datetime) -> list[str]:
     """Return the reasons of the fills that could not be booked since then and that no person has resolved."""
     found = await conn.fetch(
         """
-        SELECT reason FROM quarantine WHERE order_id IS NOT NULL AND resolved_at IS NULL AND at >= $1
+        SELECT reason FROM quarantine
+         WHERE order_id IS NOT NULL AND security_id IS NULL AND resolved_at IS NULL AND at >= $1
          ORDER BY quarantine_id
         """,
         since,

@@ -36,7 +36,7 @@ async def symbols_of_another_catalyst(
         SELECT DISTINCT s.symbol {_ORDERS}
          WHERE {_IS_ANOTHERS} AND o.created_at >= $3
            AND (NOT $4 OR o.closed_at IS NULL
-                OR o.closed_at > (SELECT coalesce(max(answered_at), '-infinity') FROM commands
+                OR o.closed_at > (SELECT coalesce(max(taken_at), '-infinity') FROM commands
                                    WHERE kind = 'resume' AND ok))
         """,  # noqa: S608 -- literals alone
         PREFIX,

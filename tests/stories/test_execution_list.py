@@ -5,7 +5,7 @@ import orjson
 from catalyst.daemon.shutdown import ExitCode
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.position import CloseReason
-from tests.stories.scenario import Scenario, open_scenario
+from tests.stories.scenario import ENTRY, Scenario, open_scenario
 from tests.stories.test_flat_proofs import proof_files
 
 
@@ -46,8 +46,9 @@ async def buy_and_stop_out(scenario: Scenario) -> None:
 
 
 async def test_write_off_makes_the_proof_fail(database: str) -> None:
-    """A position is written off although the exchange holds its shares no more: the account is flat, the proof is red
-    and the exit code 2."""
+    """A position is written off although the exchange holds its shares no more: SAFE mode, which a crash before its
+    latch does not lose; no second entry in the symbol, also after a resume; the account is flat, the proof is red and
+    the exit code 2."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         row = await scenario.position("AAPL")
@@ -60,6 +61,19 @@ async def test_write_off_makes_the_proof_fail(database: str) -> None:
         await scenario.components.ledger.write_off(
             row["position_id"], CloseReason.RECONCILED_PHANTOM, "reconcile"
         )
+        gate = scenario.components.gate
+        assert gate.symbols.has(SymbolReason.UNBOOKED, "AAPL")
+        assert "AAPL: RECONCILED_PHANTOM" in gate.reasons["safe"]
+        await scenario.crash()
+        await scenario.conn.execute("DELETE FROM latches")  # as when the crash comes before the latch
+        await scenario.start()
+        gate = scenario.components.gate
+        assert "AAPL: RECONCILED_PHANTOM" in gate.reasons["safe"]
+        assert (await scenario.send_command("resume"))["ok"]
+        assert gate.is_open
+        sent_before = await scenario.count_submitted("AAPL")
+        assert (await scenario.submit_entry("AAPL", 20, **ENTRY)).status == "rejected"
+        assert await scenario.count_submitted("AAPL") == sent_before
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
         proof = proof_files(scenario)[-1]
@@ -140,3 +154,35 @@ async def test_fill_that_cannot_be_booked_blocks_its_symbol_at_once(database: st
             await scenario.conn.fetchval("SELECT facts FROM flat_proofs ORDER BY proof_id DESC LIMIT 1")
         )
         assert "the fill at" in facts["unproven_reason"]
+
+
+async def test_resume_after_a_fill_that_cannot_be_booked_is_final(database: str) -> None:
+    """After a resume the same fill, read again, does not enter SAFE mode; its symbol stays blocked until a person has
+    resolved it and resumes. Read once more, it is known; a restart does not forget that."""
+    async with open_scenario(database) as scenario:
+        await buy_and_stop_out(scenario)
+        state = scenario.server.exchange.state
+        index = next(n for n, each in enumerate(state.executions) if each.side == "buy")
+        facts = _facts_of(state.executions[index])
+        state.executions[index] = type(state.executions[index])(**{**facts, "price": facts["price"] + 1})
+        assert scenario.components is not None
+        await scenario.components.ledger.fetch_missing_fills(str(facts["order_id"]), "reconcile")
+        assert "safe" in scenario.components.gate.reasons
+        await scenario.advance(seconds=5)
+        for is_resolved in (False, True):
+            if is_resolved:
+                await scenario.conn.execute(
+                    "UPDATE quarantine SET resolved_at = $1, resolved_by = 'trader', note = 'compared'",
+                    scenario.clock.now(),
+                )
+            assert (await scenario.send_command("resume"))["ok"]
+            gate = scenario.components.gate
+            await scenario.components.ledger.fetch_missing_fills(str(facts["order_id"]), "reconcile")
+            assert "safe" not in gate.reasons
+            assert gate.symbols.has(SymbolReason.UNBOOKED, "AAPL") is not is_resolved
+            await scenario.crash()
+            await scenario.start()
+            gate = scenario.components.gate
+            assert "safe" not in gate.reasons
+            assert gate.symbols.has(SymbolReason.UNBOOKED, "AAPL") is not is_resolved
+        assert await scenario.conn.fetchval("SELECT count(*) FROM quarantine WHERE order_id IS NOT NULL") == 1

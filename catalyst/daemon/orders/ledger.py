@@ -82,14 +82,24 @@ class OrderLedger:
         return self.gate.symbols
 
     async def load_symbol_states(self) -> None:
-        """Load what previous runs left: outage orders that are not linked to a position yet, and fills of today that
-        could not be booked."""
-        today = start_of_day(trading_date(self.clock.now()))
+        """Load what previous runs left: outage orders that are not linked to a position yet, and money that is not
+        booked.
+
+        Such money that no person has seen enters SAFE mode: a crash may have come before the latch was written.
+        """
         async with self.store.read() as conn:
             self.symbols.add(SymbolReason.UNLINKED, *await orders.symbols_with_unlinked_orders(conn))
-            self.symbols.add(
-                SymbolReason.UNBOOKED, *await quarantine.symbols_with_unbooked_fills(conn, since=today)
-            )
+        for found in await self.refresh_unbooked():
+            if found.is_new:
+                self.gate.enter_safe_mode(Invariant.I3, f"{found.symbol}: {found.reason}")
+
+    async def refresh_unbooked(self) -> list[quarantine.Unbooked]:
+        """Block exactly the symbols with money of today that is not booked and that no person has resolved."""
+        today = start_of_day(trading_date(self.clock.now()))
+        async with self.store.read() as conn:
+            found = await quarantine.unbooked(conn, since=today)
+        self.symbols.set_symbols(SymbolReason.UNBOOKED, {each.symbol for each in found})
+        return found
 
     def cache_row(self, row: OrderRow) -> None:
         """Cache a working row for its next report; remove a terminal one."""
@@ -168,7 +178,8 @@ class OrderLedger:
     async def write_off(self, position_id: int, reason: str, source: str) -> bool:
         """Close a position whose shares are missing at the broker without a fill; its P&L beyond its fills is unknown.
 
-        Return false when it is already closed. A fill that arrives later is still booked on it.
+        It blocks its symbol and enters SAFE mode, because money is not booked. Return false when it is already closed.
+        A fill that arrives later is still booked on it.
         """
         at = self.clock.now()
         async with self._lock, self.store.tx("write_off") as conn:
@@ -190,11 +201,21 @@ class OrderLedger:
             await orders.journal(
                 conn, entry, at=at, source=source, kind="adjustment", note=why, payload=payload
             )
-            await quarantine.put(conn, source=source, reason=why, payload=payload, at=at)
+            await quarantine.put(
+                conn,
+                source=source,
+                reason=why,
+                payload=payload,
+                at=at,
+                order_id=entry,
+                security_id=position.security_id,
+            )
             log.error("position_written_off", **payload)
             await alerts.raise_alert(
                 conn, "RECONCILED_PHANTOM", why, subject=position_id, facts=payload, at=at
             )
+        self.symbols.add(SymbolReason.UNBOOKED, position.symbol)
+        self.gate.enter_safe_mode(Invariant.I9, f"{position.symbol}: {why}")
         self.changed.notify()
         return True
 
@@ -317,7 +338,7 @@ class OrderLedger:
                 conn, decision, at=given.at, source=given.source, epoch=self.epoch
             )
         log_decision(decision, written, given.source)
-        return decision
+        return replace(decision, quarantined=written.quarantined)  # what was stored before is known
 
     async def _write_statement(self, decision: ReportDecision, source: str) -> bool:
         """Write a decision that is one statement; return false, with nothing written, when a row has changed."""

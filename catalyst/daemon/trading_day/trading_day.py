@@ -170,6 +170,7 @@ class TradingDay:
             carried = await positions.mark_carried(conn, day_began_at=began_at, is_new_day=is_new)
             await positions.set_missing_cycle(conn, row.cycle_id, day_began_at=began_at)
         self.current_day.set_cycle(row.cycle_id)
+        await self.exits.ledger.refresh_unbooked()
         await self.daily_loss_limit.begin(row)
         await self.emergency_stop.load_unfinished()
         for name, reason in latched.items():
