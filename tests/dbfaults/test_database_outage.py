@@ -3,6 +3,7 @@ database and exchange agree to the cent."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import orjson
@@ -114,6 +115,19 @@ async def test_sigterm_as_database_fails_flattens(database: str, tmp_path: Path,
         assert position["status"] == "closed"
         await assert_sent_once(scenario)
         await scenario.assert_consistent()
+
+
+async def test_fraction_of_a_share_does_not_keep_an_outage_flatten_from_its_proof(
+    database: str, tmp_path: Path
+) -> None:
+    """SIGTERM during a database outage with 20.4 shares at the broker sells our 20, and is proven."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        scenario.server.exchange.state.account.positions["AAPL"].qty += Decimal("0.4")
+        proxy.refuse_connections()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 0
+        assert scenario.held_qty("AAPL") == Decimal("0.4")
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ async def test_shares_of_lost_machine_wait_for_a_person(database: str, second_da
             scenario.stop.request("SIGTERM", flatten=True)
             assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
             assert scenario.held_qty("AAPL") == 20
-            assert [proof["proven"] for proof in proof_files(scenario)] == [False]
+            (proof,) = proof_files(scenario)
+            assert (proof["proven"], proof["broker_positions"], proof["stored_positions"]) == (False, 1, 1)
 
 
 ANOTHERS_ORDER = {"symbol": "AAPL", "time_in_force": "gtc", "client_order_id": f"cat-abcdef-{'0' * 32}-e"}
@@ -209,3 +210,25 @@ async def test_leg_that_is_listed_alone_belongs_to_its_parent(database: str) -> 
         assert scenario.components is not None
         assert scenario.components.gate.symbols.has(SymbolReason.ANOTHER_CATALYST, "AAPL")
         assert await scenario.count_submitted("AAPL") == 0
+
+
+async def test_exit_of_ours_that_fits_nothing_makes_the_proof_fail(database: str) -> None:
+    """A working order with an exit id of ours has no row and fits no shares: it is stored as external, and counts."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        own_id = scenario.own_order_id("lost", "x")
+        await send_as_another(
+            scenario,
+            symbol="MSFT",
+            side="buy",
+            qty="5",
+            type="limit",
+            limit_price="100.00",
+            client_order_id=own_id,
+        )
+        await scenario.advance(seconds=30)
+        (stored,) = [each for each in await scenario.orders("MSFT") if each["client_order_id"] == own_id]
+        assert stored["origin"] == "external"
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
+        assert [proof["broker_orders"] for proof in proof_files(scenario)] == [1]
