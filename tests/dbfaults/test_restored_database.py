@@ -57,8 +57,9 @@ async def fill_entry_partly(scenario: Scenario) -> None:
 
 
 async def forget_the_day(scenario: Scenario) -> None:
-    """Delete the cycle of the day: the copy is of the evening before."""
+    """Delete the cycle of the day and the installation id: the copy is of an evening before the id existed."""
     await scenario.conn.execute("DELETE FROM trading_cycles")
+    await scenario.conn.execute("UPDATE daemon SET installation = NULL")
 
 
 async def hold_shares(scenario: Scenario) -> None:

@@ -42,6 +42,7 @@ class AnotherCatalyst:
     _orders: str | None = None  # evidence by orders, as text
     _stream: str | None = None  # evidence by the stream, as text
     _alerted: set[str] = field(default_factory=set)
+    _rows_loaded: bool = False  # the symbols of the other's stored orders, also those of a previous run
 
     async def watch_orders(
         self, reports: Sequence[OrderReport], rows: Iterable[OrderRow], *, complete: bool
@@ -59,15 +60,16 @@ class AnotherCatalyst:
             and is_of_another_catalyst(report.client_order_id, self.installation)
             and any(_is_recent(order, now) for order in (report, *report.legs))
         ]
-        if not others and not complete:
+        if not others and not complete and self._rows_loaded:
             return
         symbols = {report.symbol for report in others}
-        if complete:
+        if complete or not self._rows_loaded:
             async with self.store.read() as conn:
                 symbols |= await ownership.symbols_of_another_catalyst(
                     conn, self.installation, since=now - ORDER_WINDOW, undecided=True
                 )
-        else:
+            self._rows_loaded = True
+        if not complete:
             symbols |= self.gate.symbols.symbols(SymbolReason.ANOTHER_CATALYST)
         self.gate.symbols.set_symbols(SymbolReason.ANOTHER_CATALYST, symbols)
         installations = sorted({installation_of(report.client_order_id) for report in others})
