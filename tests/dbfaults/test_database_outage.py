@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from catalyst import flat_proof_files
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.fault_points import Moment
 from tests.dbfaults.postgres_proxy import PostgresProxy
 from tests.dbfaults.proxied_scenario import (
@@ -115,6 +116,24 @@ async def test_sigterm_as_database_fails_flattens(database: str, tmp_path: Path,
         assert position["status"] == "closed"
         await assert_sent_once(scenario)
         await scenario.assert_consistent()
+
+
+async def test_outage_flatten_cancels_an_entry_with_an_id_of_an_earlier_release(
+    database: str, tmp_path: Path
+) -> None:
+    """An entry of ours without an installation in its id works when the database fails: SIGTERM cancels it."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
+        row = await scenario.submit_entry("AAPL", 20, **ENTRY, client_order_id=f"cat-{'0' * 32}-e")
+        assert row.status != "rejected"
+        await scenario.advance(seconds=10)
+        assert scenario.components is not None
+        assert not scenario.components.gate.symbols.has(SymbolReason.ANOTHER_CATALYST, "AAPL")
+        proxy.refuse_connections()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 0
+        assert not scenario.server.exchange.state.order_store.live()
 
 
 async def test_fraction_of_a_share_does_not_keep_an_outage_flatten_from_its_proof(

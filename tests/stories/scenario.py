@@ -251,7 +251,15 @@ class Scenario:
     # -- orders
 
     async def submit_entry(
-        self, symbol: str, qty: int, *, limit: str, stop: str, target: str, side: str = "long"
+        self,
+        symbol: str,
+        qty: int,
+        *,
+        limit: str,
+        stop: str,
+        target: str,
+        side: str = "long",
+        client_order_id: str | None = None,
     ) -> OrderRow:
         """Submit a bracket entry as the scan of the day does."""
         assert self.components is not None
@@ -259,7 +267,8 @@ class Scenario:
         position_side = PositionSide(side)
         return await self.components.submission.place(
             NewOrder(
-                client_order_id=self.own_order_id(f"story|{symbol}|{self._entry_count}", "e"),
+                client_order_id=client_order_id
+                or self.own_order_id(f"story|{symbol}|{self._entry_count}", "e"),
                 symbol=symbol,
                 purpose=Purpose.ENTRY,
                 position_side=position_side,

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class LastKnownState:
     """Result of the last read, which began at `read_at`, when `OrderLedger.changed` had the version `version`.
 
-    `symbols` holds every symbol in which this daemon has had an order or position since its start.
+    `symbols` holds every symbol in which this daemon has had an order or position since its start, `own_ids` the client
+    order ids of our working orders: one of an earlier release does not tell by itself that it is ours.
     """
 
     positions: "Sequence[PositionRow]" = ()
     orders: "Mapping[int, Sequence[OrderRow]]" = field(default_factory=dict)  # by position id
     symbols: set[str] = field(default_factory=set)
+    own_ids: set[str] = field(default_factory=set)
     version: int | None = None
     read_at: "datetime | None" = None
 

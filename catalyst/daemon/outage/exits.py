@@ -239,6 +239,7 @@ class OutageExit:
             parent
             for parent in all_parents
             if parent.broker_id in stored_ids
+            or self.is_own(parent)
             or not is_of_another_catalyst(parent.client_order_id, self.installation)
         ]
         all_orders = tuple(order for parent in parents for order in (parent, *parent.legs))
@@ -249,13 +250,16 @@ class OutageExit:
             all_parents.unreadable_rows + positions.unreadable_rows,
         )
 
+    def is_own(self, order: OrderReport) -> bool:
+        """Return true when the order has an id of this installation, or one of a working order of the database."""
+        return (
+            is_ours(order.client_order_id, self.installation)
+            or order.client_order_id in self.last_known.own_ids
+        )
+
     def our_symbols(self, snapshot: OutageSnapshot) -> set[str]:
         """Return the symbols of the last known state, of our orders at the broker and of unresolved requests."""
-        order_symbols = {
-            order.symbol
-            for order in snapshot.top_level_orders
-            if is_ours(order.client_order_id, self.installation)
-        }
+        order_symbols = {order.symbol for order in snapshot.top_level_orders if self.is_own(order)}
         unresolved_symbols = {row.symbol for row in self.requests.unresolved.values()}
         return self.last_known.symbols | order_symbols | unresolved_symbols
 
@@ -434,7 +438,7 @@ class OutageExit:
         """Yield the orders with one of our ids or a stored broker id, their legs, and the orders that replaced one."""
         ids = set(own_broker_ids)
         for order in orders:
-            is_own = is_ours(order.client_order_id, self.installation)
+            is_own = self.is_own(order)
             if is_own or order.replaces in ids or order.broker_id in ids:
                 ids |= {order.broker_id, *(leg.broker_id for leg in order.legs)}
                 yield order

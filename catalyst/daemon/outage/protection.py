@@ -21,7 +21,7 @@ from catalyst.daemon.outage.exits import OutageExit, OutageFlatResult, OutageSna
 from catalyst.daemon.outage.spool import SpoolEntryKind
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DuplicateOrder, OrderRejected
-from catalyst.domain.ids import client_order_id, is_ours
+from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import (
@@ -151,7 +151,7 @@ class OutageProtection:
             for order in snapshot.top_level_orders
             if order.symbol == symbol
             and order.side is entry_side
-            and is_ours(order.client_order_id, self.outage_exit.installation)
+            and self.outage_exit.is_own(order)
             and order.filled_qty
         ]
         return entries[-1] if entries else None
@@ -313,4 +313,4 @@ class OutageProtection:
 
     def _is_own_entry(self, order: OrderReport, side: PositionSide) -> bool:
         is_entry = order.side is side_for(side, Purpose.ENTRY)
-        return is_entry and is_ours(order.client_order_id, self.outage_exit.installation)
+        return is_entry and self.outage_exit.is_own(order)

@@ -306,7 +306,9 @@ class Reconciler:
         """Read the rows of these reports and every working row, before the reports are applied."""
         ids = [order.broker_id for report in reports for order in (report, *report.legs)]
         async with self.store.read() as conn:
-            return await reconciliation.orders_to_compare(conn, ids, self._cached_rows)
+            rows = await reconciliation.orders_to_compare(conn, ids, self._cached_rows)
+        self.ledger.last_known.own_ids = {row.client_order_id for row in rows if row.origin != "external"}
+        return rows
 
     async def _apply_reports(self, reports: list[OrderReport], rows: list[OrderRow], source: str) -> int:
         """Apply every report that differs from its row; return how many."""
