@@ -232,3 +232,37 @@ async def test_exit_of_ours_that_fits_nothing_makes_the_proof_fail(database: str
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
         assert [proof["broker_orders"] for proof in proof_files(scenario)] == [1]
+
+
+async def test_two_installations_exit_each_its_own_shares_of_one_symbol(
+    database: str, second_database: str
+) -> None:
+    """Two daemons enter AAPL at the same moment, before one sees the other. Each keeps its 20 shares under its own
+    stop and sends nothing for the other's; the second one exits its own, then the first one's target fills."""
+    async with open_scenario(database) as first:
+        first.print_trade("AAPL", "191.00")
+        async with second_installation(first, second_database, gets_stream=False) as second:
+            assert first.components is not None
+            assert second.components is not None
+            for reason in list(second.components.gate.reasons):
+                second.components.gate.reopen(reason)
+            for each in (second, first):
+                assert (await each.submit_entry("AAPL", 20, **ENTRY)).status != "rejected"
+            first.print_trade("AAPL", "190.00")
+            await first.advance(minutes=5)
+            assert first.held_qty("AAPL") == 40
+            assert await legs_of(first, "AAPL") == ["held", "held", "new", "new"]
+            assert (await second.send_command("close", symbol="AAPL"))["ok"]
+            await first.advance(seconds=60)
+            assert first.held_qty("AAPL") == 20
+            assert await legs_of(first, "AAPL") == ["canceled", "canceled", "filled", "held", "new"]
+            first.print_trade("AAPL", "194.05")
+            await first.advance(seconds=60)
+            assert first.held_qty("AAPL") == 0
+            reasons = []
+            for each in (first, second):
+                position = await each.position("AAPL")
+                assert position is not None
+                reasons.append(position["close_reason"].split(":")[0])
+                assert await each.conn.fetchval("SELECT count(*) FROM orders WHERE origin = 'orphan'") == 0
+            assert reasons == ["TAKE_PROFIT_HIT", "MANUAL"]
