@@ -49,7 +49,9 @@ class DiscrepancyActions:
         if not ours and discrepancy.kind is not DiscrepancyKind.ORPHAN:
             return False
         at = self.clock.now()
-        anothers = self.ledger.symbols.has(SymbolReason.ANOTHER_CATALYST, discrepancy.symbol or "")
+        anothers = discrepancy.kind is DiscrepancyKind.ORPHAN and self.ledger.symbols.has(
+            SymbolReason.ANOTHER_CATALYST, discrepancy.symbol or ""
+        )
         async with self.store.tx("discrepancy") as conn:
             if not ours and discrepancy.symbol is not None:
                 ours = await orders.has_catalyst_order(
