@@ -12,3 +12,6 @@ UPDATE positions SET carried_pnl = realized_pnl + unrealized_pnl WHERE status = 
 -- Dollars of the day's transfers, fees, dividends and interest that start_equity contains; null when they could not be
 -- read.
 ALTER TABLE trading_cycles ADD COLUMN start_transfers numeric;
+
+-- Orders that are not ours are few; each start asks which of them are another Catalyst's.
+CREATE INDEX orders_external ON orders (created_at) WHERE origin = 'external';

@@ -34,7 +34,7 @@ async def symbols_of_another_catalyst(
     found = await conn.fetch(
         f"""
         SELECT DISTINCT s.symbol {_ORDERS}
-         WHERE {_IS_ANOTHERS} AND o.created_at >= $3
+         WHERE {_IS_ANOTHERS} AND o.origin = 'external' AND o.created_at >= $3
            AND (NOT $4 OR o.closed_at IS NULL
                 OR o.closed_at > (SELECT coalesce(max(taken_at), '-infinity') FROM commands
                                    WHERE kind = 'resume' AND ok))

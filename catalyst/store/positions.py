@@ -257,14 +257,19 @@ async def day_result(conn: "Conn", cycle_id: str) -> Decimal:
     """
     result: Decimal = await conn.fetchval(
         """
+        WITH day AS (
+            SELECT start_time, cycle_date::timestamp AT TIME ZONE 'America/New_York' AS began_at
+              FROM trading_cycles WHERE cycle_id = $1
+        )
         SELECT coalesce(sum(p.realized_pnl + CASE p.status WHEN 'open' THEN p.unrealized_pnl ELSE 0 END
                             - CASE WHEN p.entry_time < day.began_at THEN p.carried_pnl ELSE 0 END), 0)
                + (SELECT coalesce(sum(realized_pnl), 0) FROM orphans WHERE cycle_id = $1)
-          FROM positions p
-          JOIN (SELECT start_time, cycle_date::timestamp AT TIME ZONE 'America/New_York' AS began_at
-                  FROM trading_cycles WHERE cycle_id = $1) AS day
-            ON p.entry_time >= day.began_at
-            OR p.carried_pnl IS NOT NULL AND (p.status = 'open' OR p.exit_time >= day.start_time)
+          FROM positions p CROSS JOIN day
+         WHERE p.position_id = ANY(ARRAY(SELECT position_id FROM positions WHERE status = 'open'
+                                          UNION ALL SELECT position_id FROM positions
+                                                     WHERE exit_time >= (SELECT began_at FROM day)))
+           AND (p.entry_time >= day.began_at
+                OR p.carried_pnl IS NOT NULL AND (p.status = 'open' OR p.exit_time >= day.start_time))
         """,
         cycle_id,
     )

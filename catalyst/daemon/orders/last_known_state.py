@@ -49,6 +49,10 @@ class LastKnownState:
         """Return true when the read began at `since` or later and the ledger has not changed from `version`."""
         return self.version == version and self.read_at is not None and self.read_at >= since
 
+    def set_own_ids(self, client_order_ids: "Iterable[str]") -> None:
+        """Replace the ids of our working orders."""
+        self.own_ids = set(client_order_ids)
+
     def add_symbols(self, symbols: "Iterable[str]") -> None:
         """Add symbols for which this daemon is responsible."""
         self.symbols |= set(symbols)

@@ -62,16 +62,16 @@ class AnotherCatalyst:
         ]
         if not others and not complete and self._rows_loaded:
             return
-        symbols = {report.symbol for report in others}
-        if complete or not self._rows_loaded:
+        symbols, known = {report.symbol for report in others}, self.gate.symbols
+        if not self._rows_loaded or (complete and known.symbols(SymbolReason.ANOTHER_CATALYST)):
             async with self.store.read() as conn:
                 symbols |= await ownership.symbols_of_another_catalyst(
                     conn, self.installation, since=now - ORDER_WINDOW, undecided=True
                 )
             self._rows_loaded = True
         if not complete:
-            symbols |= self.gate.symbols.symbols(SymbolReason.ANOTHER_CATALYST)
-        self.gate.symbols.set_symbols(SymbolReason.ANOTHER_CATALYST, symbols)
+            symbols |= known.symbols(SymbolReason.ANOTHER_CATALYST)
+        known.set_symbols(SymbolReason.ANOTHER_CATALYST, symbols)
         installations = sorted({installation_of(report.client_order_id) for report in others})
         self._orders = f"orders of installation {', '.join(installations)}" if others else None
         await self._apply()

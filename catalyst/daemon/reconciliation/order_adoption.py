@@ -8,6 +8,7 @@ import structlog
 from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.legs import parent_of_leg
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import ENTRY_ROLE, is_of_another_catalyst, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
@@ -97,6 +98,8 @@ class OrderAdoption:
         exited_side = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
         row_lost = is_ours(report.client_order_id, self.installation)
         anothers = is_of_another_catalyst(report.client_order_id, self.installation)
+        if anothers:
+            self.ledger.symbols.add(SymbolReason.ANOTHER_CATALYST, report.symbol)
         async with self.store.tx("adopt_external") as conn:
             held = None if anothers else await positions.lock_open(conn, report.symbol, exited_side)
             orphan = None if held else await orphans.lock_open(conn, report.symbol, exited_side)

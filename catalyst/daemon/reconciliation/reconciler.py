@@ -307,7 +307,7 @@ class Reconciler:
         ids = [order.broker_id for report in reports for order in (report, *report.legs)]
         async with self.store.read() as conn:
             rows = await reconciliation.orders_to_compare(conn, ids, self._cached_rows)
-        self.ledger.last_known.own_ids = {row.client_order_id for row in rows if row.origin != "external"}
+        self.ledger.last_known.set_own_ids(row.client_order_id for row in rows if row.origin != "external")
         return rows
 
     async def _apply_reports(self, reports: list[OrderReport], rows: list[OrderRow], source: str) -> int:
