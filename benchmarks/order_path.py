@@ -203,7 +203,7 @@ async def measure_lifecycles(
             return OrderPath(
                 store,
                 ledger,
-                OrderSubmission(store, broker, ledger, gate, clock, config, 1),
+                OrderSubmission(store, broker, ledger, gate, clock, config, 1, "0a1b2c"),
                 symbols,
             )
 

@@ -66,7 +66,7 @@ async def _measure(folder: Path, dsn: str) -> list[tuple[str, float, str]]:
     market = AlpacaMarketData(clock, base_url=url, rate_limit=RATE, **keys)
     news = AlpacaNews(clock, base_url=url, rate_limit=RATE, **keys)
     config = Config.model_validate({"universe": {"listings_file": str(folder / "listings.csv")}})
-    scanner = Scanner(broker, market, news, clock, CurrentConfig(config))
+    scanner = Scanner(broker, market, news, clock, CurrentConfig(config), "0a1b2c")
     store = await open_store(dsn, clock)
     session = (await broker.calendar(DAY, DAY))[0]
     await scanner.prepare(session)

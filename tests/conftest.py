@@ -236,6 +236,14 @@ def database(postgres: PostgresServer, migrated: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def second_database(postgres: PostgresServer, migrated: str) -> Iterator[str]:
+    """Return the DSN of another new, migrated database."""
+    dsn = postgres.create(migrated)
+    yield dsn
+    postgres.drop(dsn)
+
+
+@pytest.fixture
 def clock() -> ManualClock:
     """Return a manual clock at 10:15 New York time on a trading day."""
     return ManualClock(datetime(2026, 4, 8, 14, 15, tzinfo=UTC))

@@ -29,8 +29,10 @@ from catalyst.domain.fault_points import FaultPoint
 from catalyst.domain.report import (
     AccountReport,
     AssetReport,
+    CashActivity,
     ClockReport,
     Fill,
+    Listing,
     OrderReport,
     OrderRequest,
     PositionReport,
@@ -54,7 +56,8 @@ def log_malformed_row(reason: str, raw: object) -> None:
 class AlpacaBroker(Broker):
     """One account at one Alpaca host (live, paper or simulator), through alpaca-py's transport.
 
-    `on_malformed(reason, row)` receives every row that could not be parsed; the rest of its list is returned.
+    `on_malformed(reason, row)` receives every row that could not be parsed; its list is returned without it, and counts
+    it as unreadable.
     `permit` is checked before each change; without one, every change may be sent.
     """
 
@@ -185,13 +188,16 @@ class AlpacaBroker(Broker):
         after: datetime | None = None,
         symbols: Sequence[str] = (),
         priority: Priority = Priority.ROUTINE,
-    ) -> list[OrderReport]:
+    ) -> Listing[OrderReport]:
         found: dict[str, OrderReport] = {}
+        unreadable_rows = 0
         for batch in batch_symbols(symbols) or [()]:
-            found |= await self._fetch_orders(status, after, batch, priority)
-        return sorted(found.values(), key=responses.by_submission_time)
+            orders = await self._fetch_orders(status, after, batch, priority)
+            found |= {order.broker_id: order for order in orders}
+            unreadable_rows += orders.unreadable_rows
+        return Listing(sorted(found.values(), key=responses.by_submission_time), unreadable_rows)
 
-    async def positions(self, *, priority: Priority = Priority.ROUTINE) -> list[PositionReport]:
+    async def positions(self, *, priority: Priority = Priority.ROUTINE) -> Listing[PositionReport]:
         return await self._read_list("/positions", None, parse.position_report, priority=priority)
 
     async def position(self, symbol: str, *, priority: Priority = Priority.ROUTINE) -> PositionReport | None:
@@ -211,32 +217,40 @@ class AlpacaBroker(Broker):
         after: datetime | None = None,
         order_id: str | None = None,
         priority: Priority = Priority.ROUTINE,
-    ) -> list[Fill]:
+    ) -> Listing[Fill]:
         params: dict[str, str | int] = {"direction": "asc", "page_size": responses.FILLS_PER_PAGE}
         if after is not None:
             params["after"] = (after - PAGE_OVERLAP).isoformat()
         if order_id is not None:
             params["order_id"] = order_id  # newer than some servers, so it is filtered again below
         found: dict[str, Fill] = {}
+        unreadable_rows = 0
         for _ in range(MAX_PAGES):
             page, next_token = await self._rest_client.read(
                 "/account/activities/FILL", params, responses.parse_fill_page, priority=priority
             )
+            unreadable_rows += page.unreadable_rows
             fresh = {
                 fill.activity_id: fill for fill in page if fill.activity_id and fill.activity_id not in found
             }
             found |= fresh
             if next_token is None:
-                return sorted(
-                    (fill for fill in found.values() if order_id in (None, fill.broker_id)),
-                    key=lambda fill: (fill.at, fill.cum_qty),
-                )
+                fills = [fill for fill in found.values() if order_id in (None, fill.broker_id)]
+                return Listing(sorted(fills, key=lambda fill: (fill.at, fill.cum_qty)), unreadable_rows)
             if params.get("page_token") == next_token:
                 break
             params["page_token"] = next_token
         raise BrokerUnavailable(
             f"the list of fills cannot be read completely: a page repeats, or it has more than {MAX_PAGES}"
         )
+
+    async def cash_activities(self, day: date) -> Listing[CashActivity]:
+        params: dict[str, str | int] = {
+            "category": "non_trade_activity",
+            "date": day.isoformat(),
+            "page_size": responses.FILLS_PER_PAGE,
+        }
+        return await self._rest_client.read("/account/activities", params, responses.parse_cash_page)
 
     async def account(self) -> AccountReport:
         return await self._read_object("/account", parse.account_report)
@@ -265,9 +279,12 @@ class AlpacaBroker(Broker):
         return await self._read_object("/clock", parse.clock_report)
 
     async def calendar(self, start: date, end: date) -> list[Session]:
-        return await self._read_list(
+        sessions = await self._read_list(
             "/calendar", {"start": start.isoformat(), "end": end.isoformat()}, parse.session
         )
+        if sessions.unreadable_rows:
+            raise BrokerUnavailable(f"{sessions.unreadable_rows} days of the calendar cannot be read")
+        return sessions
 
     async def assets(self) -> list[AssetReport]:
         """Return every active US equity, with longer timeouts than other reads."""
@@ -281,7 +298,7 @@ class AlpacaBroker(Broker):
 
     async def _fetch_orders(
         self, status: str, after: datetime | None, symbols: Sequence[str], priority: Priority
-    ) -> dict[str, OrderReport]:
+    ) -> Listing[OrderReport]:
         """Read pages by submission time; each begins a little before the end of the last one."""
         params: dict[str, str | int] = {
             "status": status,
@@ -293,16 +310,18 @@ class AlpacaBroker(Broker):
             params["symbols"] = ",".join(symbols)
         cursor = None if after is None else after - PAGE_OVERLAP
         found: dict[str, OrderReport] = {}
+        unreadable_rows = 0
         for _ in range(MAX_PAGES):
             if cursor is not None:
                 params["after"] = cursor.isoformat()
             page, full = await self._rest_client.read(
                 "/orders", params, self._order_page_parsers[status], priority=priority
             )
+            unreadable_rows += page.unreadable_rows
             count_before = len(found)
             found |= {order.broker_id: order for order in page}
             if not full:
-                return found
+                return Listing(found.values(), unreadable_rows)
             cursor = next_page_start(page, cursor, PAGE_OVERLAP, progressed=len(found) > count_before)
         raise BrokerUnavailable(
             f"the list of orders cannot be read completely: it has more than {MAX_PAGES} pages"
@@ -328,8 +347,8 @@ class AlpacaBroker(Broker):
         parse_row: Callable[[object], T],
         *,
         priority: Priority = Priority.ROUTINE,
-    ) -> list[T]:
-        def parse_response(response: HttpResponse, on_malformed: OnMalformed) -> list[T]:
+    ) -> Listing[T]:
+        def parse_response(response: HttpResponse, on_malformed: OnMalformed) -> Listing[T]:
             return parse.parse_rows(
                 require_list(success_body(response, mutating=False)), parse_row, on_malformed
             )

@@ -1,8 +1,9 @@
 """Parser of the broker's JSON: pure, and tolerant of everything but a missing required field.
 
 A new enum value, a new field, a null or a removed field costs nothing. Required is what money depends on: an
-id, a symbol, a side, a quantity. Without it the row raises ValueError; its list goes on without it and
-`on_malformed` receives it. Numbers arrive as text or JSON numbers; both become the Decimal of their digits.
+id, a symbol, a side, a quantity. Without it the row raises ValueError; its list goes on without it, counts it as
+unreadable, and `on_malformed` receives it. Numbers arrive as text or JSON numbers; both become the Decimal of
+their digits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,10 @@ from catalyst.domain.order import Side
 from catalyst.domain.report import (
     AccountReport,
     AssetReport,
+    CashActivity,
     ClockReport,
     Fill,
+    Listing,
     OrderReport,
     PositionReport,
     TradeUpdate,
@@ -28,14 +31,16 @@ T = TypeVar("T")
 FILL_EVENTS: Final = frozenset({"fill", "partial_fill"})
 
 
-def parse_rows(rows: Sequence[object], parse: Callable[[object], T], on_malformed: OnMalformed) -> list[T]:
-    """Return every row that can be parsed, in order; the others go to `on_malformed` with the reason."""
-    parsed = []
+def parse_rows(rows: Sequence[object], parse: Callable[[object], T], on_malformed: OnMalformed) -> Listing[T]:
+    """Return every row that can be parsed, in order, and the number of the others; these go to `on_malformed` with
+    the reason."""
+    parsed = Listing[T]()
     for row in rows:
         try:
             parsed.append(parse(row))
         except ValueError as error:
             on_malformed(str(error), row)
+            parsed.unreadable_rows += 1
     return parsed
 
 
@@ -48,7 +53,10 @@ def order_report(raw: object, on_malformed: OnMalformed) -> OrderReport:
         if row.get("notional") is None:
             raise ValueError("qty is missing")
         quantity = Decimal(0)  # a notional order (in dollars): never one of Catalyst's
-    legs = row.get("legs")
+    raw_legs = row.get("legs")
+    legs = Listing[OrderReport]()
+    if isinstance(raw_legs, list):
+        legs = parse_rows(raw_legs, lambda leg: order_report(leg, on_malformed), on_malformed)
     return OrderReport(
         broker_id=_required_text(row, "id"),
         client_order_id=_text(row, "client_order_id"),
@@ -70,9 +78,8 @@ def order_report(raw: object, on_malformed: OnMalformed) -> OrderReport:
         canceled_at=instant(row.get("canceled_at")),
         expired_at=instant(row.get("expired_at")),
         updated_at=instant(row.get("updated_at")),
-        legs=tuple(parse_rows(legs, lambda leg: order_report(leg, on_malformed), on_malformed))
-        if isinstance(legs, list)
-        else (),
+        legs=tuple(legs),
+        unreadable_legs=legs.unreadable_rows,
         raw=row,
     )
 
@@ -90,6 +97,17 @@ def fill(raw: object) -> Fill:
         price=_required_amount(row, "price"),
         at=at,
         activity_id=_required_text(row, "id"),
+        symbol=_text(row, "symbol"),
+    )
+
+
+def cash_activity(raw: object) -> CashActivity:
+    """Return one non-trade activity; one that moves no cash, such as a transfer of shares, has the amount zero."""
+    row = _require_object(raw, "an activity")
+    return CashActivity(
+        activity_id=_required_text(row, "id"),
+        kind=_required_text(row, "activity_type"),
+        amount=amount(row, "net_amount") or Decimal(0),
     )
 
 
@@ -128,20 +146,21 @@ def _streamed_fill(data: Mapping[str, object], order: OrderReport, at: datetime 
 
 
 def position_report(raw: object) -> PositionReport:
-    """Return one position. A short is negative, whether `qty` or `side` shows it."""
+    """Return one position. Required: symbol and qty. A short is negative, whether `qty` or `side` shows it."""
     row = _require_object(raw, "a position")
     quantity = _required_amount(row, "qty")
     if _text(row, "side") == "short":
         quantity = -abs(quantity)
-    free_qty = amount(row, "qty_available")
+    free_qty = _amount_or_none(row, "qty_available")
     available = quantity if free_qty is None else abs(free_qty).copy_sign(quantity)
     return PositionReport(
         symbol=_required_text(row, "symbol"),
         quantity=quantity,
         available=available,
-        entry_price=_required_amount(row, "avg_entry_price"),
-        current_price=amount(row, "current_price"),
-        unrealized_pl=amount(row, "unrealized_pl"),
+        entry_price=_amount_or_none(row, "avg_entry_price"),
+        current_price=_amount_or_none(row, "current_price"),
+        unrealized_pl=_amount_or_none(row, "unrealized_pl"),
+        intraday_pl=_amount_or_none(row, "unrealized_intraday_pl"),
         raw=row,
     )
 
@@ -230,6 +249,14 @@ def amount(row: Mapping[str, object], name: str) -> Decimal | None:
     if not number.is_finite():
         raise ValueError(f"{name} {raw!r:.40} is not finite")
     return number
+
+
+def _amount_or_none(row: Mapping[str, object], name: str) -> Decimal | None:
+    """Return a finite number; None for anything else."""
+    try:
+        return amount(row, name)
+    except ValueError:
+        return None
 
 
 def _required_amount(row: Mapping[str, object], name: str) -> Decimal:

@@ -1,7 +1,8 @@
 """Protocols of a broker, a market data source and a news source, in Catalyst's own types.
 
 Every request of `Broker` ends in a value or in one of the broker errors of `domain.errors`, each of which
-says whether it happened. No implementation retries a request that changes anything.
+says whether it happened. No implementation retries a request that changes anything. A `Listing` counts its
+unreadable rows; its caller decides what may be concluded from the others.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -16,8 +17,10 @@ import pandas as pd
 from catalyst.domain.report import (
     AccountReport,
     AssetReport,
+    CashActivity,
     ClockReport,
     Fill,
+    Listing,
     OrderReport,
     OrderRequest,
     PositionReport,
@@ -73,7 +76,7 @@ class Broker(Protocol):
         after: datetime | None = None,
         symbols: Sequence[str] = (),
         priority: Priority = Priority.ROUTINE,
-    ) -> list[OrderReport]:
+    ) -> Listing[OrderReport]:
         """Return all orders (`status` open | closed | all) submitted after `after`, oldest first, legs
         nested, every page.
 
@@ -81,7 +84,7 @@ class Broker(Protocol):
         """
         ...
 
-    async def positions(self, *, priority: Priority = Priority.ROUTINE) -> list[PositionReport]:
+    async def positions(self, *, priority: Priority = Priority.ROUTINE) -> Listing[PositionReport]:
         """Return all positions."""
         ...
 
@@ -95,8 +98,12 @@ class Broker(Protocol):
         after: datetime | None = None,
         order_id: str | None = None,
         priority: Priority = Priority.ROUTINE,
-    ) -> list[Fill]:
+    ) -> Listing[Fill]:
         """Return the fills of the account activities, oldest first, every page."""
+        ...
+
+    async def cash_activities(self, day: date) -> Listing[CashActivity]:
+        """Return the transfers, fees, dividends, interest of a New York day: all activities that are no trade."""
         ...
 
     async def account(self) -> AccountReport: ...
@@ -107,7 +114,9 @@ class Broker(Protocol):
 
     async def clock(self) -> ClockReport: ...
 
-    async def calendar(self, start: date, end: date) -> list[Session]: ...
+    async def calendar(self, start: date, end: date) -> list[Session]:
+        """Return the sessions; an unreadable row is a failed read, because a missing day would be a holiday."""
+        ...
 
     async def assets(self) -> list[AssetReport]:
         """Return every active US equity."""
@@ -123,13 +132,14 @@ class StreamState(StrEnum):
     READY = "ready"  # authorised and listening
     LOST = "lost"
     REFUSED = "refused"  # authentication refused
+    OCCUPIED = "occupied"  # refused for OCCUPIED_AFTER, because another connection is open
 
 
 @dataclass(frozen=True, slots=True)
 class StreamGap:
     """The stream was not received from `since` on; everything in between must be read.
 
-    Sent when the stream is lost (state LOST or REFUSED) and again when it is READY, before the first message
+    Sent when the stream is lost (state LOST, REFUSED or OCCUPIED) and again when it is READY, before the first message
     after it.
     """
 

@@ -17,7 +17,7 @@ from catalyst.broker.outcome import (
 from catalyst.broker.pagination import array_items
 from catalyst.broker.request import HttpResponse, OnMalformed
 from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRejected, OutcomeUnknown
-from catalyst.domain.report import AssetReport, Fill, OrderReport, OrderRequest
+from catalyst.domain.report import AssetReport, CashActivity, Fill, Listing, OrderReport, OrderRequest
 
 T = TypeVar("T")
 
@@ -79,11 +79,12 @@ def parse_order(response: HttpResponse, on_malformed: OnMalformed) -> OrderRepor
     )
 
 
-def parse_order_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list[OrderReport], bool]:
+def parse_order_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[Listing[OrderReport], bool]:
     """Return a page, and whether it may have a successor; legs count, because the broker may count them
-    before nesting."""
+    before nesting. An unreadable leg is an unreadable row of the page."""
     raw = require_list(success_body(response, mutating=False))
     page = parse.parse_rows(raw, partial(parse.order_report, on_malformed=on_malformed), on_malformed)
+    page.unreadable_rows += sum(order.unreadable_legs for order in page)
     return page, len(raw) + sum(len(order.legs) for order in page) >= ORDERS_PER_PAGE
 
 
@@ -113,7 +114,7 @@ class UnchangedBodyCache(Generic[T]):
         return result
 
 
-def parse_fill_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list[Fill], str | None]:
+def parse_fill_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[Listing[Fill], str | None]:
     """Return a page, and the token of the next one: the id of its last row, parsed or not."""
     raw = require_list(success_body(response, mutating=False))
     page = parse.parse_rows(raw, parse.fill, on_malformed)
@@ -124,6 +125,14 @@ def parse_fill_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[
     if not isinstance(token, str):
         raise BrokerUnavailable("the last fill of a full page has no id: the next page cannot be found")
     return page, token
+
+
+def parse_cash_page(response: HttpResponse, on_malformed: OnMalformed) -> Listing[CashActivity]:
+    """Return the only page. Raises BrokerUnavailable for a full one: there may be another."""
+    raw = require_list(success_body(response, mutating=False))
+    if len(raw) >= FILLS_PER_PAGE:
+        raise BrokerUnavailable("the day has more non-trade activities than one page")
+    return parse.parse_rows(raw, parse.cash_activity, on_malformed)
 
 
 def parse_assets(response: HttpResponse, on_malformed: OnMalformed) -> list[AssetReport]:

@@ -13,7 +13,7 @@ import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -37,6 +37,8 @@ LISTEN_LABEL: Final = f"LISTEN {STREAM_NAME}"
 _LISTEN_REQUEST: Final = orjson.dumps({"action": "listen", "data": {"streams": [STREAM_NAME]}}).decode()
 MAX_RECONNECT_DELAY: Final = 30.0  # seconds of market time between attempts: 1, 2, 4 ... up to this
 MIN_DELAY_AFTER_429: Final = 5.0  # at least, after a 429: our last connection may still be open there
+# Our own last connection is closed at the broker by then, so the other connection is not ours.
+OCCUPIED_AFTER: Final = timedelta(seconds=60)
 STABLE_AFTER: Final = timedelta(seconds=30)  # after this time in READY the delays start again
 PROBE_INTERVAL: Final = timedelta(seconds=30)  # market time between two probes of the stream
 MAX_FRAME_BYTES: Final = 1 << 22
@@ -67,6 +69,7 @@ class _ConnectionEnd:
     state: StreamState
     reason: str
     min_delay: float = 0.0
+    occupied: bool = False  # another connection is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +189,12 @@ class AlpacaTradeUpdates(TradeUpdates):
 
     async def _stay_connected(self) -> None:
         """Connect, receive until the end, announce the gap, wait, repeat."""
-        attempt = 0
+        attempt, occupied_since = 0, None
         while True:
             end = await self._run_connection()
+            occupied_since = (occupied_since or self._clock.now()) if end.occupied else None
+            if occupied_since is not None and self._clock.now() - occupied_since >= OCCUPIED_AFTER:
+                end = replace(end, state=StreamState.OCCUPIED)
             if self._state is not end.state:
                 self._announce_gap(end.state, end.reason)
             if self._ready_at is not None and self._clock.now() - self._ready_at >= STABLE_AFTER:
@@ -366,7 +372,9 @@ def _end_of_refused_handshake(status: int) -> _ConnectionEnd:
     reason = f"the handshake failed with HTTP status {status}"
     if status in (401, 403):
         return _ConnectionEnd(StreamState.REFUSED, reason, MAX_RECONNECT_DELAY)
-    return _ConnectionEnd(StreamState.LOST, reason, MIN_DELAY_AFTER_429 if status == 429 else 0.0)
+    if status == 429:
+        return _ConnectionEnd(StreamState.LOST, reason, MIN_DELAY_AFTER_429, occupied=True)
+    return _ConnectionEnd(StreamState.LOST, reason)
 
 
 def _describe_error(error: Exception) -> str:

@@ -10,6 +10,8 @@ from catalyst.broker.trade_updates import AlpacaTradeUpdates
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.config.settings import Settings
+from catalyst.daemon.exits.blocking_orders import BlockingOrders
+from catalyst.daemon.exits.flat_proof import ProofReader
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.entry_expiry import EntryExpiry
@@ -22,8 +24,10 @@ from catalyst.daemon.outage.spool_import import SpoolImport
 from catalyst.daemon.protection.orphan_positions import OrphanPositions
 from catalyst.daemon.protection.position_protector import PositionProtector
 from catalyst.daemon.protection.unprotected_time import UnprotectedTime
+from catalyst.daemon.reconciliation.another_catalyst import AnotherCatalyst
 from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.reconciliation.stream_consumer import StreamConsumer
+from catalyst.daemon.risk.account_comparison import AccountComparison
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
 from catalyst.daemon.risk.price_cache import PriceCache
@@ -96,6 +100,7 @@ def build_components(
     news: AlpacaNews,
     stream: AlpacaTradeUpdates,
     epoch: int,
+    installation: str,
     spool: Spool,
     proofs: FlatProofFiles,
     lease: AccountLease,
@@ -104,12 +109,20 @@ def build_components(
     config = CurrentConfig(settings.config)
     gate.close("stream", "trade updates are not connected yet")
     current_day = CurrentDay(store, gate, clock)
-    ledger = OrderLedger(store, broker, clock, epoch, config, symbols=gate.symbols)
-    submission = OrderSubmission(store, broker, ledger, gate, clock, config, epoch)
-    exits = SafeExit(store, broker, ledger, submission, current_day, clock, epoch)
-    flatten = Flatten(store, broker, ledger, submission, exits, gate, clock, proofs)
+    ledger = OrderLedger(store, broker, clock, epoch, config, gate=gate)
+    submission = OrderSubmission(store, broker, ledger, gate, clock, config, epoch, installation)
+    blocking_orders = BlockingOrders(store, broker, ledger, submission, clock)
+    exits = SafeExit(store, broker, ledger, submission, current_day, clock, epoch, blocking_orders)
+    proof_reader = ProofReader(store, broker, ledger, gate, clock, config, installation)
+    flatten = Flatten(store, broker, ledger, submission, exits, clock, proofs, proof_reader)
     outage_exit = OutageExit(
-        broker.with_permit(OutagePermit(lease)), submission.requests, ledger.last_known, spool, proofs, clock
+        broker.with_permit(OutagePermit(lease)),
+        submission.requests,
+        ledger.last_known,
+        spool,
+        proofs,
+        clock,
+        installation,
     )
     account_status = AccountStatus(store, broker, gate, clock)
     unprotected_time = UnprotectedTime(store, clock, config)
@@ -118,6 +131,7 @@ def build_components(
         store, ledger, submission, exits, clock, config, unprotected_time, health, epoch
     )
     spool_import = SpoolImport(store, broker, ledger, outage_exit, clock, epoch)
+    another_catalyst = AnotherCatalyst(store, gate, clock, installation)
     reconciler = Reconciler(
         store,
         broker,
@@ -125,6 +139,7 @@ def build_components(
         submission,
         gate,
         account_status,
+        another_catalyst,
         spool_import,
         clock,
         config,
@@ -144,9 +159,18 @@ def build_components(
     )
     emergency_stop = EmergencyStop(store, flatten, outage_exit, gate, current_day, clock, config)
     daily_loss_limit = DailyLossLimit(
-        store, broker, ledger, exits, account_status, health, clock, config, emergency_stop
+        store,
+        broker,
+        ledger,
+        exits,
+        account_status,
+        AccountComparison(store, broker, account_status, clock, config),
+        health,
+        clock,
+        config,
+        emergency_stop,
     )
-    scanner = Scanner(broker, market, news, clock, config)
+    scanner = Scanner(broker, market, news, clock, config, installation)
     entries = EntryPlacement(
         store, broker, market, submission, gate, current_day, clock, config, settings.session_mode
     )
@@ -189,7 +213,7 @@ def build_components(
         orphans=OrphanPositions(
             store, broker, ledger, submission, exits, clock, config, unprotected_time, epoch
         ),
-        stream_consumer=StreamConsumer(stream, ledger, gate, reconciler, store, clock),
+        stream_consumer=StreamConsumer(stream, ledger, gate, reconciler, another_catalyst, store, clock),
         flatten=flatten,
         outage_exit=outage_exit,
         scanner=scanner,

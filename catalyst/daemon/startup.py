@@ -27,6 +27,7 @@ from catalyst.daemon.trading_day.sessions import current_or_next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease, acquire_lease
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.host_lock import HostLock
+from catalyst.daemon.trading_state.installation_file import InstallationFile
 from catalyst.daemon.trading_state.safe_mode import report_constraint_error
 from catalyst.domain.errors import (
     BrokerError,
@@ -179,7 +180,7 @@ async def acquire_account(
     limits = settings.config.broker
     lock = await acquire_lease(store.dsn, account.account_id, clock, fault_point=fault_point)
     stack.push_async_callback(lock.release)
-    epoch = await _begin_epoch(store, account, settings, clock)
+    epoch, installation = await _begin_epoch(store, account, settings, clock)
     with clock.hold():
         await lock.ping()
     holding = AccountLease(store.dsn, gate, clock, account.account_id, epoch, lock)
@@ -219,23 +220,45 @@ async def acquire_account(
         settings.proofs_dir, settings.account_name(account.account_id), fault_point=fault_point
     )
     components = build_components(
-        settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding
+        settings,
+        store,
+        clock,
+        gate,
+        broker,
+        market,
+        news,
+        stream,
+        epoch,
+        installation,
+        spool,
+        proofs,
+        holding,
     )
     await components.shorting_lock.apply()
     return components, holding
 
 
-async def _begin_epoch(store: Store, account: AccountReport, settings: Settings, clock: Clock) -> int:
-    """Raise the fencing epoch; earlier writers of orders are refused from now on."""
+async def _begin_epoch(
+    store: Store, account: AccountReport, settings: Settings, clock: Clock
+) -> tuple[int, str]:
+    """Raise the fencing epoch, so that earlier writers of orders are refused; return it with the installation id.
+
+    The id is in its file before the first order has it.
+    """
+    file = InstallationFile.of_account(settings.spool_dir, settings.account_name(account.account_id))
     async with store.tx("epoch") as conn:
         epoch = await daemon_epoch.begin_epoch(
             conn,
             account.account_id,
             RunInfo(VERSION, _git_commit(), settings.config.fingerprint, _lock_hash(), os.getpid()),
             at=clock.now(),
+            installation=await daemon_epoch.installation(conn) or file.read(),
         )
+        installation = await daemon_epoch.installation(conn)
+    file.write(installation)
     log.info(
         "daemon_started",
+        installation=installation,
         version=VERSION,
         epoch=epoch,
         mode=settings.mode,
@@ -244,7 +267,7 @@ async def _begin_epoch(store: Store, account: AccountReport, settings: Settings,
         equity=str(account.equity),
         broker=settings.trading_url,
     )
-    return epoch
+    return epoch, installation
 
 
 def _git_commit() -> str:
@@ -302,7 +325,7 @@ async def read_unfinished(components: Components) -> None:
         try:
             await components.startup_survey.read_unfinished()
             await components.startup_survey.detect_crash_loop()
-            await components.ledger.load_unlinked_symbols()
+            await components.ledger.load_symbol_states()
         except DatabaseUnavailable as error:
             log.warning("recovery_retried", reason=f"the database is unavailable: {error}")
             await components.clock.sleep(RETRY_PAUSE)
@@ -317,7 +340,7 @@ async def _recover(components: Components) -> None:
     while True:
         try:
             findings = await components.reconciler.reconcile("recovery")
-            if findings.complete:
+            if findings.complete or findings.only_rows_unreadable:
                 buffered = await components.stream_consumer.drain_buffer()
                 await components.entry_expiry.expire_entries()
                 unprotected = await components.protector.check()

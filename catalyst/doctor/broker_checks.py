@@ -9,14 +9,15 @@ from typing import Final
 from catalyst.broker.port import Broker
 from catalyst.doctor.database_checks import unprotected_issue
 from catalyst.doctor.issues import Issue, IssueKind, Severity, new_issue
-from catalyst.domain.errors import BrokerError, NotFound
+from catalyst.domain.errors import BrokerError, BrokerUnavailable, NotFound
 from catalyst.domain.ids import is_ours
 from catalyst.domain.order import TERMINAL, PositionSide, Side, Status, status_of
+from catalyst.domain.position import whole_shares
 from catalyst.domain.protection import LIVE_STATUSES
 from catalyst.domain.report import Fill, OrderReport, PositionReport
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.domain.session import NEW_YORK, trading_date
-from catalyst.store import day_result, orders, positions
+from catalyst.store import daemon_epoch, day_result, orders, positions
 from catalyst.store.day_result import PositionResult
 from catalyst.store.pool import Connection
 
@@ -50,14 +51,16 @@ class DatabaseFacts:
 
 
 async def read_broker(broker: Broker, since: datetime, at: datetime) -> BrokerFacts:
-    """Read the broker's state. Raises BrokerError when one of the reads fails."""
+    """Read the broker's state. Raises BrokerError when one of the reads fails or a row cannot be read."""
     parent_orders = await broker.orders(status="all", after=at - ORDER_LOOK_BACK)
-    positions_by_symbol = {
-        position.symbol: position for position in await broker.positions() if position.quantity != 0
-    }
-    fills = tuple(await broker.fills(after=since))
+    held = await broker.positions()
+    fills = await broker.fills(after=since)
+    unreadable_rows = sum(rows.unreadable_rows for rows in (parent_orders, held, fills))
+    if unreadable_rows:
+        raise BrokerUnavailable(f"{unreadable_rows} rows of the broker's lists cannot be read")
+    positions_by_symbol = {position.symbol: position for position in held if position.quantity != 0}
     all_orders = tuple(order for parent in parent_orders for order in (parent, *parent.legs))
-    return BrokerFacts(all_orders, positions_by_symbol, fills, (await broker.clock()).at)
+    return BrokerFacts(all_orders, positions_by_symbol, tuple(fills), (await broker.clock()).at)
 
 
 async def read_database(conn: Connection, at: datetime) -> DatabaseFacts:
@@ -82,7 +85,7 @@ async def compare_with_broker(conn: Connection, broker: Broker, at: datetime) ->
     issues = [
         *_share_mismatches(database_facts, broker_facts),
         *_status_mismatches(rows_by_broker_id, broker_facts),
-        *_orphan_orders(rows_by_broker_id, broker_facts),
+        *_orphan_orders(rows_by_broker_id, broker_facts, await daemon_epoch.installation(conn)),
         *_unprotected_shares(database_facts, broker_facts),
     ]
     issues += [issue async for issue in _orders_missing_at_broker(database_facts, broker_facts, broker)]
@@ -115,7 +118,8 @@ def _share_mismatches(database_facts: DatabaseFacts, broker_facts: BrokerFacts) 
         id_by_symbol[row.symbol] = row.position_id
     for symbol in sorted(qty_by_symbol.keys() | broker_facts.positions.keys()):
         our_qty = qty_by_symbol.get(symbol, ZERO)
-        broker_qty = broker_facts.positions[symbol].quantity if symbol in broker_facts.positions else ZERO
+        held = broker_facts.positions.get(symbol)
+        broker_qty = ZERO if held is None else whole_shares(held.quantity)
         if our_qty == broker_qty:
             continue
         external = our_qty == 0 and symbol not in database_facts.own_symbols
@@ -171,10 +175,12 @@ def _status_mismatches(rows_by_broker_id: dict[str, OrderRow], broker_facts: Bro
         )
 
 
-def _orphan_orders(rows_by_broker_id: dict[str, OrderRow], broker_facts: BrokerFacts) -> Iterator[Issue]:
+def _orphan_orders(
+    rows_by_broker_id: dict[str, OrderRow], broker_facts: BrokerFacts, installation: str
+) -> Iterator[Issue]:
     """Return an issue for each order at the broker that has one of our ids and no row."""
     for report in broker_facts.orders:
-        if is_ours(report.client_order_id) and report.broker_id not in rows_by_broker_id:
+        if is_ours(report.client_order_id, installation) and report.broker_id not in rows_by_broker_id:
             yield new_issue(
                 IssueKind.ORPHAN_ORDER,
                 f"{report.side} {report.quantity.normalize():f} {report.symbol} has an id of Catalyst and "

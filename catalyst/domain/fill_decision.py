@@ -12,7 +12,6 @@ from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 
 from catalyst.domain import order as machine
-from catalyst.domain.ids import is_ours
 from catalyst.domain.order import EdgeKind, PositionSide, Purpose
 from catalyst.domain.position import (
     CENT,
@@ -151,11 +150,12 @@ class FillDecision:
             booked.order.order_id == row.order_id and booked.held_qty is not None for booked in self.booked
         )
         if row.origin == "external" and not is_entered and not self._is_protected_by_us(row, fill):
-            message = (
-                f"an order that Catalyst did not place filled {fill.quantity} @ {fill.price}; reconcile.orphans "
-                "decides what happens to these shares"
-            )
-            self.alerts.append(OrderAlert("EXTERNAL_FILL", row, message))
+            if not row.is_of_another_catalyst:  # one alert tells of all its orders
+                message = (
+                    f"an order that Catalyst did not place filled {fill.quantity} @ {fill.price}; reconcile.orphans "
+                    "decides what happens to these shares"
+                )
+                self.alerts.append(OrderAlert("EXTERNAL_FILL", row, message))
             self.reconcile = True
             return None
         position = self.rows.position
@@ -198,11 +198,13 @@ class FillDecision:
     def _is_protected_by_us(self, entry: OrderRow, fill: Fill) -> bool:
         """Return true when Catalyst must protect an external entry.
 
-        This is so when the entry is linked, when its client order id is one of ours, or when a person placed it in a
-        symbol we trade, `orphans` is not "alert", and this is its first fill, made today.
+        This is so when the entry is linked, or when a person placed it in a symbol we trade, `orphans` is not "alert",
+        and this is its first fill, made today. It is never so for an entry of another Catalyst.
         """
-        if entry.position_id is not None or is_ours(entry.client_order_id):
+        if entry.position_id is not None:
             return True
+        if entry.is_of_another_catalyst:
+            return False
         is_today = trading_date(fill.at) == self.given.trading_day
         return not entry.filled_qty and is_today and entry.symbol in self.given.adopted_symbols
 

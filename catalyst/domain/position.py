@@ -1,7 +1,7 @@
 """Position arithmetic: opened by the first entry fill, changed only by fills, closed at zero with its realised P&L."""
 
 from dataclasses import dataclass, replace
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
 from typing import Final
 
@@ -10,6 +10,12 @@ from catalyst.domain.order import PositionSide
 
 CENT: Final = Decimal("0.01")
 ZERO: Final = Decimal(0)
+
+
+def whole_shares(quantity: Decimal) -> Decimal:
+    """Return the quantity without its fraction of a share; the sign stays. Our orders are of whole shares, so a
+    fraction, such as a reinvested dividend, is external."""
+    return quantity.to_integral_value(ROUND_DOWN)
 
 
 class PositionStatus(StrEnum):

@@ -1,13 +1,24 @@
 """Reports and requests exchanged with a broker. The broker adapter converts raw payloads to these types."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import TypeVar
 
 from catalyst.domain.order import TERMINAL, Side, status_of
 
 Raw = Mapping[str, object]
+T = TypeVar("T")
+
+
+class Listing(list[T]):
+    """One list of the broker. `unreadable_rows` counts its rows that could not be parsed: with one, the list is
+    incomplete, and what it does not show may exist."""
+
+    def __init__(self, rows: Iterable[T] = (), unreadable_rows: int = 0) -> None:
+        super().__init__(rows)
+        self.unreadable_rows = unreadable_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,16 @@ class Fill:
     at: datetime
     execution_id: str | None = None  # from the stream
     activity_id: str | None = None  # from the account activities
+    symbol: str = field(default="", compare=False)  # from the account activities
+
+
+@dataclass(frozen=True, slots=True)
+class CashActivity:
+    """A change of the account's cash that is no trade: a transfer, fee, dividend, interest. Dollars, signed."""
+
+    activity_id: str
+    kind: str
+    amount: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +72,7 @@ class OrderReport:
     expired_at: datetime | None = None
     updated_at: datetime | None = None
     legs: tuple["OrderReport", ...] = ()
+    unreadable_legs: int = 0
     raw: Raw = field(default_factory=dict[str, object], repr=False, compare=False)
 
 
@@ -72,9 +94,10 @@ class PositionReport:
     symbol: str
     quantity: Decimal
     available: Decimal  # shares not reserved by working orders; signed like quantity
-    entry_price: Decimal
+    entry_price: Decimal | None
     current_price: Decimal | None
     unrealized_pl: Decimal | None
+    intraday_pl: Decimal | None = None  # what it made since the last close
     raw: Raw = field(default_factory=dict[str, object], repr=False, compare=False)
 
 

@@ -120,6 +120,11 @@ class QuarantineEntry:
     note: str
     payload: Raw
 
+    @property
+    def is_fill(self) -> bool:
+        """True for a fill that could not be booked."""
+        return self.kind == "adjustment"
+
 
 @dataclass(frozen=True, slots=True)
 class ReportDecision:

@@ -135,7 +135,7 @@ class _DecisionBuilder:
             return
         self.rows_by_reported_id[report.broker_id] = row
         if row.quantity != report.quantity:
-            if row.origin == "broker" and row.filled_qty <= report.quantity:
+            if (row.origin == "broker" or row.parent_order_id) and row.filled_qty <= report.quantity:
                 note = f"the broker resized the order to {report.quantity}"
                 resized = changed(row, quantity=report.quantity)
                 self._change(row, resized, JournalLine("note", None, row.status, note))
@@ -249,7 +249,7 @@ class _DecisionBuilder:
             order_type=leg.order_type,
             time_in_force=leg.time_in_force,
             order_class=leg.order_class,
-            origin="broker",
+            origin="external" if parent.is_of_another_catalyst else "broker",
             cycle_id=parent.cycle_id,
             position_id=parent.position_id,
             parent_order_id=parent.order_id,

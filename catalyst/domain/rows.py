@@ -5,6 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from catalyst.domain.ids import PREFIX
 from catalyst.domain.order import WORKING, OrderState, PositionSide, Purpose, Side, Status
 from catalyst.domain.position import PositionState
 
@@ -56,6 +57,11 @@ class OrderRow:
     # Times of receipt: the order is accepted and not at a venue; afterwards the venue has it.
     pending_at: datetime | None = None
     acknowledged_at: datetime | None = None
+
+    @property
+    def is_of_another_catalyst(self) -> bool:
+        """True for an external order with the id of a Catalyst: its row is not ours to act on."""
+        return self.origin == "external" and self.client_order_id.startswith(PREFIX)
 
     @property
     def state(self) -> OrderState:

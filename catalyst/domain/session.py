@@ -49,6 +49,11 @@ def session_of(day: date, opens: time, closes: time) -> Session:
     return Session(day, *(datetime.combine(day, at, NEW_YORK).astimezone(UTC) for at in (opens, closes)))
 
 
+def start_of_day(day: date) -> datetime:
+    """Return the first instant of a New York date."""
+    return datetime.combine(day, time(), NEW_YORK).astimezone(UTC)
+
+
 def trading_date(at: datetime) -> date:
     """Return the New York date of an instant."""
     return at.astimezone(NEW_YORK).date()

@@ -46,9 +46,13 @@ def signal_id(day: date, strategy: str, symbol: str, side: PositionSide, decided
     return uuid5(NAMESPACE, f"{day.isoformat()}|{strategy}|{symbol}|{side.value}|{at}")
 
 
-def entry_order_id(day: date, strategy: str, signal: UUID, symbol: str, attempt: int = 1) -> str:
+def entry_order_id(
+    installation: str, day: date, strategy: str, signal: UUID, symbol: str, attempt: int = 1
+) -> str:
     """Return the client order id of a signal's entry; equal at every call."""
-    return client_order_id(f"{day.isoformat()}|{strategy}|{signal}|{symbol}", ENTRY_ROLE, attempt)
+    return client_order_id(
+        installation, f"{day.isoformat()}|{strategy}|{signal}|{symbol}", ENTRY_ROLE, attempt
+    )
 
 
 def plan(
@@ -57,6 +61,7 @@ def plan(
     now: datetime,
     cfg: PlanConfig,
     *,
+    installation: str,
     top_n: int,
     strategy: str = STRATEGY,
     slots: int | None = None,
@@ -78,7 +83,7 @@ def plan(
         symbol = str(frame.index[row])
         signal = signal_id(session.day, strategy, symbol, PositionSide(sides[row]), now)
         signal_ids[row] = str(signal)
-        order_ids[row] = entry_order_id(session.day, strategy, signal, symbol)
+        order_ids[row] = entry_order_id(installation, session.day, strategy, signal, symbol)
     return stage_filter.to_frame(
         decided_at=pd.Timestamp(now),
         entry_type=cfg.entry_type,

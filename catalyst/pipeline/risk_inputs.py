@@ -69,8 +69,8 @@ class Portfolio:
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """The account, in dollars. `day_pnl` is realised plus unrealised since the start of the day, the lower of our value
-    and the broker's; `restriction` is the reason why no position may be opened now, or None."""
+    """The account, in dollars. `day_pnl` is what our positions made since the start of the day, realised and
+    unrealised; `restriction` is the reason why no position may be opened now, or None."""
 
     equity: Decimal
     start_of_day_equity: Decimal

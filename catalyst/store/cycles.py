@@ -20,7 +20,8 @@ class StaleCycle(CatalystError):
 
 @dataclass(frozen=True, slots=True)
 class CycleRow:
-    """One row of trading_cycles. Dollars; times UTC; `scan_frequency` in seconds."""
+    """One row of trading_cycles. Dollars; times UTC; `scan_frequency` in seconds. `start_transfers` are the day's
+    transfers, fees, dividends and interest that `start_equity` contains."""
 
     cycle_id: str
     cycle_date: date
@@ -33,6 +34,7 @@ class CycleRow:
     max_daily_loss: Decimal
     scan_frequency: int
     start_equity: Decimal | None
+    start_transfers: Decimal | None
     end_equity: Decimal | None
     realized_pnl: Decimal
     unrealized_pnl: Decimal
@@ -45,8 +47,8 @@ class CycleRow:
 
 _SELECT: Final = """
     SELECT cycle_id, cycle_date, mode, status, halted, halt_reason, halted_until, max_positions, max_daily_loss,
-           scan_frequency, start_equity, end_equity, realized_pnl, unrealized_pnl, daily_pnl, start_time,
-           end_time, updated_at, config_hash
+           scan_frequency, start_equity, start_transfers, end_equity, realized_pnl, unrealized_pnl, daily_pnl,
+           start_time, end_time, updated_at, config_hash
       FROM trading_cycles
 """
 _BY_ID: Final = _SELECT + " WHERE cycle_id = $1"
@@ -73,6 +75,7 @@ async def open_day(
     start_equity: Decimal | None,
     config_hash: str,
     at: datetime,
+    start_transfers: Decimal | None = None,
 ) -> tuple[CycleRow, bool]:
     """Open the cycle of `day`; return it and whether it is new.
 
@@ -82,8 +85,8 @@ async def open_day(
     new_id = await conn.fetchval(
         """
         INSERT INTO trading_cycles (cycle_id, cycle_date, mode, max_positions, max_daily_loss, scan_frequency,
-                                    start_equity, start_time, updated_at, config_hash)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
+                                    start_equity, start_transfers, start_time, updated_at, config_hash)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $10, $8, $8, $9)
         ON CONFLICT (cycle_date) DO NOTHING
         RETURNING cycle_id
         """,
@@ -96,10 +99,20 @@ async def open_day(
         start_equity,
         at,
         config_hash,
+        start_transfers,
     )
     row = await of_day(conn, day)
     assert row is not None  # inserted now, or before
     return row, new_id is not None
+
+
+async def set_start_transfers(conn: Connection, cycle_id: str, dollars: Decimal) -> None:
+    """Store the transfers that the start equity of a cycle contains, when its start could not read them."""
+    await conn.execute(
+        "UPDATE trading_cycles SET start_transfers = $2 WHERE cycle_id = $1 AND start_transfers IS NULL",
+        cycle_id,
+        dollars,
+    )
 
 
 async def get(conn: Connection, cycle_id: str) -> CycleRow | None:

@@ -33,11 +33,13 @@ class DaemonRow:
     heartbeat_at: datetime | None
 
 
-async def begin_epoch(conn: Connection, account_id: str, run_info: RunInfo, *, at: datetime) -> int:
+async def begin_epoch(
+    conn: Connection, account_id: str, run_info: RunInfo, *, at: datetime, installation: str | None = None
+) -> int:
     """Begin a new epoch and return its number; order writes of an earlier epoch are refused from now on.
 
-    Waits for order writes in progress. The first daemon pins the account; another account raises
-    WrongAccount.
+    Waits for order writes in progress. The first daemon pins the account, another account raises WrongAccount, and
+    gives the database its installation id: `installation`, the id of an earlier database of this account, or a new one.
     """
     stored_account = await conn.fetchval("SELECT account_id FROM daemon FOR UPDATE")
     if stored_account not in (None, account_id):
@@ -51,7 +53,8 @@ async def begin_epoch(conn: Connection, account_id: str, run_info: RunInfo, *, a
         WITH updated AS (
             UPDATE daemon
                SET epoch = epoch + 1, account_id = $1, started_at = $2, version = $3, commit = $4,
-                   config_hash = $5, lockfile_hash = $6, pid = $7, heartbeat_at = $2
+                   config_hash = $5, lockfile_hash = $6, pid = $7, heartbeat_at = $2,
+                   installation = coalesce(installation, $8, left(replace(gen_random_uuid()::text, '-', ''), 6))
             RETURNING *
         )
         INSERT INTO daemon_runs (epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid)
@@ -65,8 +68,15 @@ async def begin_epoch(conn: Connection, account_id: str, run_info: RunInfo, *, a
         run_info.config_hash,
         run_info.lockfile_hash,
         run_info.pid,
+        installation,
     )
     return epoch
+
+
+async def installation(conn: Connection) -> str:
+    """Return the installation id; empty before the first start."""
+    found: str | None = await conn.fetchval("SELECT installation FROM daemon")
+    return found or ""
 
 
 async def is_current(conn: Connection, epoch: int) -> bool:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.errors import StaleOrder
+from catalyst.domain.ids import PREFIX
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.domain.unprotected_time import OrderFill
@@ -181,6 +182,32 @@ async def of_orphan(conn: "Conn", symbol: str, side: PositionSide, *, since: dat
     tops = [row_of(record) for record in await conn.fetch(_OF_ORPHAN, symbol, side, since)]
     legs = await conn.fetch(_LEGS_OF, [row.order_id for row in tops])
     return sorted([*tops, *map(row_of, legs)], key=lambda row: row.order_id)
+
+
+async def has_catalyst_order(conn: "Conn", symbol: str, *, since: datetime) -> bool:
+    """Return true when the symbol has a row with the id of a Catalyst, ours or another, written since then."""
+    found: bool = await conn.fetchval(
+        """
+        SELECT EXISTS (SELECT 1 FROM orders o JOIN securities s USING (security_id)
+                        WHERE s.symbol = $1 AND o.created_at >= $2 AND starts_with(o.client_order_id, $3))
+        """,
+        symbol,
+        since,
+        PREFIX,
+    )
+    return found
+
+
+async def has_external_fill(conn: "Conn", *, since: datetime) -> bool:
+    """Return true when an external order that belongs to no position has filled since then."""
+    found: bool = await conn.fetchval(
+        """
+        SELECT EXISTS (SELECT 1 FROM executions e JOIN orders o USING (order_id)
+                        WHERE e.at >= $1 AND o.origin = 'external' AND o.position_id IS NULL)
+        """,
+        since,
+    )
+    return found
 
 
 async def by_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> list[OrderRow]:

@@ -191,19 +191,42 @@ async def set_levels(
     )
 
 
-async def mark_carried(conn: "Conn", cycle_id: str) -> list[str]:
-    """Mark every open position of an earlier cycle as carried; return the symbols that were not marked
-    before."""
+async def mark_carried(conn: "Conn", *, day_began_at: datetime, is_new_day: bool = False) -> list[str]:
+    """Mark every open position that was entered before the day as carried; return the symbols that were not marked
+    before. The time of the first entry fill decides: a position without a cycle may be of today.
+
+    What the position has made so far is kept apart from the day's result, once per day.
+    """
     found = await conn.fetch(
         """
-        UPDATE positions p SET carried = true FROM securities s
-         WHERE s.security_id = p.security_id AND p.status = 'open' AND NOT p.carried
-           AND p.cycle_id IS DISTINCT FROM $1
-        RETURNING s.symbol
+        WITH before AS (
+            SELECT position_id, carried FROM positions
+             WHERE status = 'open' AND entry_time < $1 AND (NOT carried OR carried_pnl IS NULL OR $2)
+               FOR UPDATE
+        )
+        UPDATE positions p SET carried = true, carried_pnl = p.realized_pnl + p.unrealized_pnl
+          FROM before, securities s
+         WHERE p.position_id = before.position_id AND s.security_id = p.security_id
+        RETURNING s.symbol, before.carried AS was_carried
+        """,
+        day_began_at,
+        is_new_day,
+    )
+    return sorted(record["symbol"] for record in found if not record["was_carried"])
+
+
+async def set_missing_cycle(conn: "Conn", cycle_id: str, *, day_began_at: datetime) -> None:
+    """Give positions that were entered today before the day's cycle was opened, such as adopted ones, that cycle."""
+    await conn.execute(
+        """
+        UPDATE positions SET cycle_id = $1
+         WHERE cycle_id IS NULL AND NOT legacy AND entry_time >= $2
+           AND position_id = ANY(ARRAY(SELECT position_id FROM positions WHERE status = 'open'
+                                        UNION ALL SELECT position_id FROM positions WHERE exit_time >= $2))
         """,
         cycle_id,
+        day_began_at,
     )
-    return sorted(record["symbol"] for record in found)
 
 
 async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
@@ -219,6 +242,34 @@ async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
     )
     assert record is not None  # an aggregate always returns a row
     return record["realized"], record["unrealized"]
+
+
+async def day_result(conn: "Conn", cycle_id: str) -> Decimal:
+    """Return the dollars that our positions made in the day of a cycle, realized and unrealized.
+
+    These are the results of the positions entered that day, whatever their cycle, and of what the cycle's exits
+    oversold; and what each carried position made beyond its `carried_pnl`. Transfers, fees, dividends, interest and
+    holdings that are not ours are no part of it.
+    """
+    result: Decimal = await conn.fetchval(
+        """
+        WITH day AS (
+            SELECT start_time, cycle_date::timestamp AT TIME ZONE 'America/New_York' AS began_at
+              FROM trading_cycles WHERE cycle_id = $1
+        )
+        SELECT coalesce(sum(p.realized_pnl + CASE p.status WHEN 'open' THEN p.unrealized_pnl ELSE 0 END
+                            - CASE WHEN p.entry_time < day.began_at THEN p.carried_pnl ELSE 0 END), 0)
+               + (SELECT coalesce(sum(realized_pnl), 0) FROM orphans WHERE cycle_id = $1)
+          FROM positions p CROSS JOIN day
+         WHERE p.position_id = ANY(ARRAY(SELECT position_id FROM positions WHERE status = 'open'
+                                          UNION ALL SELECT position_id FROM positions
+                                                     WHERE exit_time >= (SELECT began_at FROM day)))
+           AND (p.entry_time >= day.began_at
+                OR p.carried_pnl IS NOT NULL AND (p.status = 'open' OR p.exit_time >= day.start_time))
+        """,
+        cycle_id,
+    )
+    return result
 
 
 async def traded_symbols(conn: "Conn", *, since: datetime) -> set[str]:

@@ -9,7 +9,8 @@ from catalyst.store.pool import Connection, encode_json, storable_text
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One input; `raw` is storable text, `raw_sha256` the hash of the received bytes."""
+    """One input; `raw` is storable text, `raw_sha256` the hash of the received bytes. With `order_id` it is a fill
+    of that order that could not be booked; with `security_id` a position in it was written off."""
 
     quarantine_id: int
     at: datetime
@@ -19,6 +20,15 @@ class Quarantined:
     raw_sha256: str
     order_id: int | None
     security_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unbooked:
+    """Money of a symbol that is not booked; `is_new`: no person has resumed since it was found."""
+
+    symbol: str
+    reason: str
+    is_new: bool
 
 
 async def put(
@@ -64,6 +74,34 @@ async def put_once(conn: Connection, *, source: str, reason: str, payload: objec
         return False
     await put(conn, source=source, reason=reason, payload=payload, at=at)
     return True
+
+
+async def has_unbooked_fill(conn: Connection, order_id: int, reason: str) -> bool:
+    """Return true when a row, resolved or not, has this order and reason: the same fill was stored before."""
+    found: bool = await conn.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM quarantine WHERE order_id = $1 AND reason = $2)",
+        order_id,
+        storable_text(reason, 1000),
+    )
+    return found
+
+
+async def unbooked(conn: Connection, *, since: datetime) -> list[Unbooked]:
+    """Return the unresolved fills that could not be booked and the unresolved write-offs: those stored since then, and
+    those that no person has seen, because they are newer than the last resume."""
+    found = await conn.fetch(
+        """
+        SELECT s.symbol, q.reason, q.at > resumed.at AS is_new
+          FROM (SELECT coalesce(max(taken_at), '-infinity') AS at
+                  FROM commands WHERE kind = 'resume' AND ok) AS resumed,
+               quarantine q LEFT JOIN orders o USING (order_id)
+               JOIN securities s ON s.security_id = coalesce(o.security_id, q.security_id)
+         WHERE q.resolved_at IS NULL AND (q.at >= $1 OR q.at > resumed.at)
+         ORDER BY q.quarantine_id
+        """,
+        since,
+    )
+    return [Unbooked(**record) for record in found]
 
 
 async def unresolved(conn: Connection, limit: int = 100) -> list[Quarantined]:

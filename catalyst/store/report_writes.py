@@ -7,7 +7,7 @@ transaction by itself; any other decision is written in the transaction that loc
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from catalyst.domain.position import PositionStatus
@@ -26,6 +26,9 @@ from catalyst.store import alerts, exit_intents, orders, orphans, positions, qua
 if TYPE_CHECKING:
     from catalyst.store.orders import Conn
 
+UNBOOKED_ALERT_WINDOW: Final = timedelta(
+    days=14
+)  # one alert for each order with a fill that cannot be booked
 # The columns of an order that a report changes; the rows are those of the CTE `expected`.
 _UPDATE_ORDERS: Final = """
             UPDATE orders o
@@ -56,16 +59,16 @@ _NEW_LEGS: Final = """, new_legs AS (
                                 broker_submitted_at, broker_filled_at, broker_canceled_at, broker_expired_at,
                                 rejection_reason)
             SELECT l.client_id, p.security_id, l.purpose, p.position_side, l.side, l.quantity, l.type, l.force,
-                   l.class, 'broker', p.cycle_id, p.position_id, l.parent, l.replaces, l.limit_price, l.stop_price,
+                   l.class, l.origin, p.cycle_id, p.position_id, l.parent, l.replaces, l.limit_price, l.stop_price,
                    l.broker_id, l.broker_status, $3, l.status, $1, $1, $1, 1, $1, l.submitted_at, l.filled_at,
                    l.canceled_at, l.expired_at, l.rejection
               FROM unnest($27::bigint[], $28::text[], $29::text[], $30::text[], $31::numeric[], $32::text[],
                           $33::text[], $34::text[], $35::numeric[], $36::numeric[], $37::text[], $38::text[],
                           $39::text[], $40::bigint[], $41::timestamptz[], $42::timestamptz[], $43::timestamptz[],
-                          $44::timestamptz[], $45::text[])
+                          $44::timestamptz[], $45::text[], $46::text[])
                    WITH ORDINALITY AS l (parent, client_id, purpose, side, quantity, type, force, class,
                                          limit_price, stop_price, broker_id, broker_status, status, replaces,
-                                         submitted_at, filled_at, canceled_at, expired_at, rejection, n)
+                                         submitted_at, filled_at, canceled_at, expired_at, rejection, origin, n)
               JOIN orders p ON p.order_id = l.parent
              ORDER BY l.n
             RETURNING order_id, parent_order_id, status, broker_status, alpaca_order_id
@@ -150,6 +153,7 @@ class WrittenIds:
 
     positions: dict[int, int] = field(default_factory=dict)
     legs: dict[str, int] = field(default_factory=dict)
+    quarantined: tuple[QuarantineEntry, ...] = ()  # those that were not stored before
 
 
 async def write(
@@ -185,7 +189,7 @@ async def write(
     await _write_position(conn, decision, written, at=at, epoch=epoch)
     if decision.new_legs:
         written.legs = await _write_orders(conn, (), decision.new_legs, at=at, source=source, epoch=epoch)
-    await _write_effects(conn, decision, at=at, source=source)
+    written.quarantined = await _write_effects(conn, decision, at=at, source=source)
     return written
 
 
@@ -225,6 +229,7 @@ async def _write_orders(
         [leg.report.canceled_at for leg in new_legs],
         [leg.report.expired_at for leg in new_legs],
         [leg.rejection_reason for leg in new_legs],
+        [leg.order.origin for leg in new_legs],
     )
     return {row["alpaca_order_id"]: row["order_id"] for row in found if row["order_id"] is not None}
 
@@ -346,8 +351,10 @@ async def _write_position(
         await exit_intents.end_intent(conn, change.position_id, state="done", at=at)
 
 
-async def _write_effects(conn: "Conn", decision: ReportDecision, *, at: datetime, source: str) -> None:
-    """Write orphan shares, quarantine and alerts."""
+async def _write_effects(
+    conn: "Conn", decision: ReportDecision, *, at: datetime, source: str
+) -> tuple[QuarantineEntry, ...]:
+    """Write orphan shares, quarantine and alerts; return what is new in quarantine."""
     for surplus in decision.oversold:
         await orphans.record(
             conn,
@@ -361,9 +368,14 @@ async def _write_effects(conn: "Conn", decision: ReportDecision, *, at: datetime
         )
     for taken in decision.orphan_fills[-1:]:  # the orphan after all fills
         await orphans.update(conn, taken.after, at=taken.fill.at)
-    for item in decision.quarantined:
-        await _quarantine(conn, item, at=at, source=source)
-    for alert in (*decision.alerts, *(item.alert for item in decision.quarantined)):
+    new_items = [item for item in decision.quarantined if await _quarantine(conn, item, at=at, source=source)]
+    for alert, window in (
+        *((alert, alerts.DEDUPE_WINDOW) for alert in decision.alerts),
+        *(
+            (item.alert, UNBOOKED_ALERT_WINDOW if item.is_fill else alerts.DEDUPE_WINDOW)
+            for item in new_items
+        ),
+    ):
         await alerts.raise_alert(
             conn,
             alert.event,
@@ -375,7 +387,9 @@ async def _write_effects(conn: "Conn", decision: ReportDecision, *, at: datetime
                 "purpose": alert.order.order_purpose,
             },
             at=at,
+            window=window,
         )
+    return tuple(new_items)
 
 
 async def _link(conn: "Conn", link: LinkedOrders, position_id: int, *, at: datetime, epoch: int) -> None:
@@ -392,10 +406,21 @@ async def _link(conn: "Conn", link: LinkedOrders, position_id: int, *, at: datet
         )
 
 
-async def _quarantine(conn: "Conn", item: QuarantineEntry, *, at: datetime, source: str) -> None:
-    """Store an input that cannot be applied in journal and quarantine."""
+async def _quarantine(conn: "Conn", item: QuarantineEntry, *, at: datetime, source: str) -> bool:
+    """Store an input that cannot be applied in journal and quarantine; false for a fill that was stored before."""
     order_id = item.alert.order.order_id
+    if item.is_fill and await quarantine.has_unbooked_fill(conn, order_id, item.reason):
+        return False
     await orders.journal(
         conn, order_id, at=at, source=source, kind=item.kind, note=item.note, payload=item.payload
     )
-    await quarantine.put(conn, source=source, reason=item.reason, payload=item.payload, at=at)
+    # A fill has its order in quarantine: the proof and the state of the symbol read it there.
+    await quarantine.put(
+        conn,
+        source=source,
+        reason=item.reason,
+        payload=item.payload,
+        at=at,
+        order_id=order_id if item.is_fill else None,
+    )
+    return True

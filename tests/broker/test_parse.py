@@ -65,7 +65,7 @@ CLOCK = {
 ROWS: list[tuple[Parse, dict[str, Any], set[str]]] = [
     (parse_order, order_json(qty="10"), {"id", "symbol", "side", "qty", "filled_qty", "status"}),
     (parse_update, ENVELOPE["data"], {"event", "order"}),
-    (parse.position_report, position_json(), {"symbol", "qty", "avg_entry_price"}),
+    (parse.position_report, position_json(), {"symbol", "qty"}),
     (parse.account_report, ACCOUNT, {"id", "status", "equity", "last_equity", "cash", "buying_power"}),
     (parse.fill, fill_json(1), {"id", "order_id", "cum_qty", "qty", "price", "transaction_time"}),
     (parse.asset_report, ASSET, {"id", "symbol", "status"}),

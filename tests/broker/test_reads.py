@@ -521,14 +521,27 @@ async def test_calendar_times_are_read_as_new_york(
         {"date": "2026-10-30", "open": "09:30", "close": "16:00", "session_open": "0400"},
         {"date": "2026-11-02", "open": "09:30", "close": "16:00"},
         {"date": "2026-11-27", "open": "09:30", "close": "13:00"},
-        {"date": "2026-11-28", "open": "16:00", "close": "09:30"},
-        {"date": "tomorrow", "open": "09:30", "close": "16:00"},
     ]
     server.on("GET", "/v2/calendar", server.json_reply(rows))
     sessions = await broker.calendar(date(2026, 10, 30), date(2026, 11, 28))
     assert [session.open.hour for session in sessions] == [13, 14, 14]
     assert [session.half_day for session in sessions] == [False, False, True]
     assert server.requests[0].query == {"start": "2026-10-30", "end": "2026-11-28"}
+    assert malformed == []
+
+
+async def test_calendar_with_unreadable_day_is_a_failed_read(
+    broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
+) -> None:
+    """A day that cannot be read is no holiday: the whole calendar counts as not read."""
+    rows = [
+        {"date": "2026-11-27", "open": "09:30", "close": "13:00"},
+        {"date": "2026-11-28", "open": "16:00", "close": "09:30"},
+        {"date": "tomorrow", "open": "09:30", "close": "16:00"},
+    ]
+    server.on("GET", "/v2/calendar", server.json_reply(rows))
+    with pytest.raises(BrokerUnavailable, match="2 days of the calendar cannot be read"):
+        await broker.calendar(date(2026, 11, 27), date(2026, 11, 28))
     assert len(malformed) == 2
 
 

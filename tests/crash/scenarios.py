@@ -213,15 +213,17 @@ async def _wait_for_proposal(harness: CrashHarness) -> int:
         assert number < 5, "no proposal was stored"
         daemon_run = harness.active_run
         assert daemon_run.components is not None
-        daemon_run.spawn(daemon_run.components.entries.propose(_plan(harness, number), "scenario test"))
+        components = daemon_run.components
+        plan = _plan(harness, components.submission.installation, number)
+        daemon_run.spawn(components.entries.propose(plan, "scenario test"))
         await harness.advance(seconds=0.5)
 
 
-def _plan(harness: CrashHarness, number: int) -> Plan:
+def _plan(harness: CrashHarness, installation: str, number: int) -> Plan:
     """Return a plan to buy 20 AAPL; `number` makes its ids unique."""
     signal: UUID = uuid5(NAMESPACE, f"proposal {number}")
     return Plan(
-        signal, client_order_id(str(signal), "e", 1), "AAPL", PositionSide.LONG, 20, Decimal("190.10"),
+        signal, client_order_id(installation, str(signal), "e", 1), "AAPL", PositionSide.LONG, 20, Decimal("190.10"),
         Decimal("190.10"), Decimal("188.00"), Decimal("194.00"), Decimal("42"), 0.7, None, harness.clock.now(),
     )  # fmt: skip
 

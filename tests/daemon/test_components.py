@@ -86,7 +86,7 @@ async def build(
         spool, proofs = Spool(tmp_path, "account"), FlatProofFiles(tmp_path, "account")
         lease = AccountLease(database, gate, clock, "account", 1, lock)
         return build_components(
-            settings, store, clock, gate, broker, market, news, stream, 1, spool, proofs, lease
+            settings, store, clock, gate, broker, market, news, stream, 1, "0a1b2c", spool, proofs, lease
         )
 
     yield build

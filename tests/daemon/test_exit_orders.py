@@ -58,7 +58,9 @@ def test_exit_queued_during_halt_fills_at_any_reopening_price(
     """After a rejection for a halt the exit has a limit a fifth beyond the last price, or the entry price when
     none is known: a long sells that far below, a short buys that far above."""
     halted = order_of(side, Purpose.EXIT, status=Status.REJECTED, rejection_reason="HALTED: AAPL is halted")
-    order = exit_order(position_of(side, last_price=last_price), [halted], INTENT, HELD, epoch=1)
+    order = exit_order(
+        position_of(side, last_price=last_price), [halted], INTENT, HELD, installation="0a1b2c", epoch=1
+    )
     assert (order.order_type, order.limit_price) == ("limit", limit)
     assert order.side is (Side.SELL if side is LONG else Side.BUY)
     reference = last_price or Decimal(190)
@@ -72,7 +74,7 @@ def test_exit_is_a_market_order_when_only_an_earlier_exit_met_a_halt(side: Posit
     cancelled = order_of(
         side, Purpose.EXIT, client_order_id="cat-second", order_id=4, status=Status.CANCELLED
     )
-    order = exit_order(position_of(side), [halted, cancelled], INTENT, HELD, epoch=1)
+    order = exit_order(position_of(side), [halted, cancelled], INTENT, HELD, installation="0a1b2c", epoch=1)
     assert (order.order_type, order.limit_price) == ("market", None)
 
 
@@ -82,4 +84,4 @@ def test_repriced_target_lies_one_tick_on_the_winning_side_of_the_stop(
 ) -> None:
     """The target of a long moves to a tick above its stop, that of a short to a tick below."""
     target = order_of(side, Purpose.TAKE_PROFIT, order_type="limit", limit_price=Decimal(194))
-    assert repriced_target(target, Decimal(188), epoch=1).limit_price == limit
+    assert repriced_target(target, Decimal(188), installation="0a1b2c", epoch=1).limit_price == limit

@@ -29,7 +29,7 @@ async def insert_outage_sale(ledger_setup: LedgerSetup, entry: OrderRow, *, afte
         await orders.insert(
             conn, new, status=Status.SUBMITTED, at=at, source="outage", note="STOP_LOSS_HIT: database outage"
         )
-    await ledger_setup.ledger.load_unlinked_symbols()
+    await ledger_setup.ledger.load_symbol_states()
     return "sale"
 
 
@@ -124,7 +124,7 @@ async def test_outage_oco_stop_is_linked_when_target_is_cancelled(ledger_setup: 
             source="poll",
             epoch=1,
         )
-    await ledger_setup.ledger.load_unlinked_symbols()
+    await ledger_setup.ledger.load_symbol_states()
     assert ledger_setup.ledger.symbols.symbols(SymbolReason.UNLINKED) == {entry.symbol}
     assert not await book_fill(ledger_setup, "stop", 100, 100, after=61)
     assert await book_fill(ledger_setup, entry.alpaca_order_id, 100, 100, after=10)

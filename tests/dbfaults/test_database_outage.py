@@ -3,12 +3,14 @@ database and exchange agree to the cent."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import orjson
 import pytest
 
 from catalyst import flat_proof_files
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.fault_points import Moment
 from tests.dbfaults.postgres_proxy import PostgresProxy
 from tests.dbfaults.proxied_scenario import (
@@ -114,6 +116,37 @@ async def test_sigterm_as_database_fails_flattens(database: str, tmp_path: Path,
         assert position["status"] == "closed"
         await assert_sent_once(scenario)
         await scenario.assert_consistent()
+
+
+async def test_outage_flatten_cancels_an_entry_with_an_id_of_an_earlier_release(
+    database: str, tmp_path: Path
+) -> None:
+    """An entry of ours without an installation in its id works when the database fails: SIGTERM cancels it."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
+        row = await scenario.submit_entry("AAPL", 20, **ENTRY, client_order_id=f"cat-{'0' * 32}-e")
+        assert row.status != "rejected"
+        await scenario.advance(seconds=10)
+        assert scenario.components is not None
+        assert not scenario.components.gate.symbols.has(SymbolReason.ANOTHER_CATALYST, "AAPL")
+        proxy.refuse_connections()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 0
+        assert not scenario.server.exchange.state.order_store.live()
+
+
+async def test_fraction_of_a_share_does_not_keep_an_outage_flatten_from_its_proof(
+    database: str, tmp_path: Path
+) -> None:
+    """SIGTERM during a database outage with 20.4 shares at the broker sells our 20, and is proven."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        scenario.server.exchange.state.account.positions["AAPL"].qty += Decimal("0.4")
+        proxy.refuse_connections()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 0
+        assert scenario.held_qty("AAPL") == Decimal("0.4")
 
 
 @pytest.mark.parametrize(
@@ -436,6 +469,30 @@ async def test_loss_limit_is_enforced_during_database_outage(database: str, tmp_
         ).status == "rejected"
         assert await scenario.count_submitted("MSFT") == 0
         await assert_sent_once(scenario)
+        await scenario.assert_consistent()
+
+
+async def test_loss_limit_holds_in_outage_when_transfers_cannot_be_read(
+    database: str, tmp_path: Path
+) -> None:
+    """The broker never answers with the day's transfers: during a database outage the change of the equity counts."""
+    risk = {"max_daily_loss": 30, "warning_threshold_pct": 75}
+    async with open_scenario_with_spool(database, tmp_path, risk=risk) as (scenario, proxy, _):
+        await scenario.crash()
+        await scenario.conn.execute("DELETE FROM trading_cycles")
+        await scenario.inject_fault(
+            "status_before", method="GET", route="/v2/account/activities", status=500, count=0
+        )
+        await scenario.start()
+        await scenario.given_position("AAPL", 20)
+        proxy.refuse_connections()
+        await scenario.advance(seconds=5)
+        scenario.print_trade("AAPL", "188.30")
+        await scenario.advance(seconds=100)
+        assert scenario.held_qty("AAPL") == 0
+        assert spool_entries(tmp_path)[0]["name"] == "emergency_stop"
+        proxy.resume()
+        await scenario.advance(seconds=90)
         await scenario.assert_consistent()
 
 

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from catalyst.domain.ids import client_order_id
 from tests.conftest import PostgresServer, database_name
 from tests.dbfaults.proxied_scenario import assert_sent_once
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
@@ -55,6 +54,33 @@ async def fill_entry_partly(scenario: Scenario) -> None:
     await scenario.advance(seconds=15)
     assert scenario.held_qty("AAPL") == 8
     assert await scenario.count_submitted("AAPL") == 2
+
+
+async def forget_the_day(scenario: Scenario) -> None:
+    """Delete the cycle of the day and the installation id: the copy is of an evening before the id existed."""
+    await scenario.conn.execute("DELETE FROM trading_cycles")
+    await scenario.conn.execute("UPDATE daemon SET installation = NULL")
+
+
+async def hold_shares(scenario: Scenario) -> None:
+    """Buy 20 AAPL; the entry and its legs have no row in the copy."""
+    await scenario.given_position("AAPL", 20)
+
+
+async def test_shares_bought_today_are_not_sold_as_carried(postgres: PostgresServer, database: str) -> None:
+    """Given a backup of the evening before, when the daemon starts after a purchase, then the adopted position is of
+    today: it belongs to the day's cycle, is not carried, and keeps its stop."""
+    async with open_restored_scenario(
+        postgres, database, before_copy=forget_the_day, after_copy=hold_shares
+    ) as scenario:
+        await scenario.advance(minutes=5)
+        assert scenario.held_qty("AAPL") == 20
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert (position["carried"], position["protected_at"] is not None) == (False, True)
+        assert position["cycle_id"] == await scenario.conn.fetchval("SELECT cycle_id FROM trading_cycles")
+        assert await scenario.count_submitted("AAPL") == 1
+        await scenario.assert_consistent()
 
 
 async def test_protection_with_lost_rows_is_adopted(postgres: PostgresServer, database: str) -> None:
@@ -129,7 +155,7 @@ async def test_own_exit_without_position_is_treated_as_external(database: str) -
     external order."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("MSFT", "190.00")
-        exit_id = client_order_id("an unknown position", "x", 0)
+        exit_id = scenario.own_order_id("an unknown position", "x")
         bid = {
             "symbol": "MSFT",
             "side": "buy",

@@ -189,4 +189,4 @@ def run_stages(
     account = AccountState(Decimal(100_000), Decimal(100_000), Decimal(200_000))
     limits = replace(limits_of(cfg), allow_short=shorts)
     frame = risk(frame, Portfolio(), account, limits, session, now, daily=daily, bars=bars, bar_minutes=5)
-    return plan(frame, session, now, cfg.plan, top_n=cfg.workflow.execute_top_n)
+    return plan(frame, session, now, cfg.plan, installation="0a1b2c", top_n=cfg.workflow.execute_top_n)

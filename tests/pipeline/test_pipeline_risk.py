@@ -31,6 +31,7 @@ from tests.changed_config import changed_config
 D = Decimal
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
 NOW = new_york(11, 0)
+HERE = "0a1b2c"  # the installation
 LIMITS = limits_of(Config())
 ACCOUNT = AccountState(equity=D(100_000), start_of_day_equity=D(100_000), buying_power=D(200_000))
 EMPTY = Portfolio()
@@ -503,7 +504,7 @@ def test_risk_stage_refuses_a_correlated_later_pick():
 
 def run_plan(*symbols: str, **kw: object) -> pd.DataFrame:
     frame = run_risk(scored_frame(*symbols, sector=list(symbols)))
-    return plan(frame, SESSION, NOW, CFG.plan, top_n=3, **kw)  # type: ignore[arg-type]
+    return plan(frame, SESSION, NOW, CFG.plan, installation=HERE, top_n=3, **kw)  # type: ignore[arg-type]
 
 
 def test_plan_takes_the_best_three_with_unique_ids():
@@ -526,9 +527,9 @@ def test_risk_and_plan_take_the_best_score_before_the_first_symbol():
     out = run_risk(one_sector)
     assert remaining_symbols(out) == ["Z", "M"]
     assert "Tech $14,873.76 with this trade" in out.loc["A", "reason"]
-    made = plans(plan(out, SESSION, NOW, CFG.plan, top_n=3))
+    made = plans(plan(out, SESSION, NOW, CFG.plan, installation=HERE, top_n=3))
     assert [each.symbol for each in made] == ["Z", "M"]
-    best = plans(plan(out, SESSION, NOW, CFG.plan, top_n=1))
+    best = plans(plan(out, SESSION, NOW, CFG.plan, installation=HERE, top_n=1))
     assert [each.symbol for each in best] == ["Z"]
 
 
@@ -545,7 +546,12 @@ def test_market_entry_plan_has_no_limit_price():
     cfg = CFG.plan.model_copy(update={"entry_type": "market"})
     made = plans(
         plan(
-            run_risk(scored_frame("A"), limits=replace(LIMITS, market_entry=True)), SESSION, NOW, cfg, top_n=3
+            run_risk(scored_frame("A"), limits=replace(LIMITS, market_entry=True)),
+            SESSION,
+            NOW,
+            cfg,
+            installation=HERE,
+            top_n=3,
         )
     )[0]
     assert made.entry is None
@@ -558,17 +564,20 @@ def test_signal_and_order_ids_are_deterministic():
     signal = signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
     assert signal == signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
     assert signal == UUID("bf0447b9-e27b-5c85-a868-ce7f68b591c1")
-    assert entry_order_id(DAY, "catalyst", signal, "AAPL") == "cat-7626d636e38d585cbde54876b54abd20-e"
+    assert (
+        entry_order_id(HERE, DAY, "catalyst", signal, "AAPL")
+        == "cat-0a1b2c-7626d636e38d585cbde54876b54abd20-e"
+    )
     others = {
         signal_id(DAY, "catalyst", "AAPL", SHORT, NOW), signal_id(DAY, "catalyst", "MSFT", LONG, NOW),
         signal_id(DAY, "other", "AAPL", LONG, NOW), signal_id(DAY, "catalyst", "AAPL", LONG, new_york(11, 30)),
     }  # fmt: skip
     assert len(others | {signal}) == 5
-    ids = [entry_order_id(DAY, "catalyst", other, "AAPL", n) for other in others for n in (1, 2)]
+    ids = [entry_order_id(HERE, DAY, "catalyst", other, "AAPL", n) for other in others for n in (1, 2)]
     assert len(set(ids)) == len(ids)
     for order_id in ids:
-        head, body, role = order_id.split("-")
-        assert (head, len(body), len(order_id) <= 48) == ("cat", 32, True)
+        head, installation, body, role = order_id.split("-")
+        assert (head, installation, len(body), len(order_id) <= 48) == ("cat", HERE, 32, True)
         assert set(body) <= set("0123456789abcdef")
         assert role.isalpha()
     naive = NOW.replace(tzinfo=None)

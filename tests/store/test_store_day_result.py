@@ -1,11 +1,12 @@
 """Figures of a day: positions and orphan shares of this cycle, marks, and positions of earlier days."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from store.raw_rows import AT, CYCLE, RawRows
 
 from catalyst.domain.order import PositionSide
+from catalyst.domain.session import start_of_day, trading_date
 from catalyst.store import orders, orphans, positions
 
 YESTERDAY = "20260407-091500"
@@ -106,19 +107,98 @@ async def test_marks_extend_both_extremes_of_each_position(raw_rows: RawRows) ->
     ]
 
 
-async def test_position_is_carried_when_it_has_another_cycle_or_none(raw_rows: RawRows) -> None:
-    """Positions of an earlier day, also one without a cycle, are carried, and named once; those of today are not."""
+async def test_position_is_carried_when_it_was_entered_before_the_day(raw_rows: RawRows) -> None:
+    """Positions that were entered before the day are carried, and named once; one of today without a cycle is not,
+    and gets the cycle of the day."""
     await insert_yesterday(raw_rows)
-    symbols = ("AAPL", "MSFT", "TSLA")
+    symbols = ("AAPL", "MSFT", "TSLA", "NVDA")
     ids = [await raw_rows.insert_position(symbol=symbol) for symbol in symbols]
-    for position_id, cycle_id in zip(ids, (CYCLE, YESTERDAY, None), strict=True):
+    day_began_at = start_of_day(trading_date(AT))
+    entered = (AT, AT - timedelta(days=1), day_began_at - timedelta(seconds=1), day_began_at)
+    for position_id, cycle_id, at in zip(ids, (CYCLE, YESTERDAY, None, None), entered, strict=True):
         await raw_rows.conn.execute(
-            "UPDATE positions SET cycle_id = $2 WHERE position_id = $1", position_id, cycle_id
+            "UPDATE positions SET cycle_id = $2, entry_time = $3 WHERE position_id = $1",
+            position_id,
+            cycle_id,
+            at,
         )
-    assert await positions.mark_carried(raw_rows.conn, CYCLE) == ["MSFT", "TSLA"]
-    assert await positions.mark_carried(raw_rows.conn, CYCLE) == []
-    carried = [position.carried for position in await positions.open_positions(raw_rows.conn)]
-    assert carried == [False, True, True]
+    assert await positions.mark_carried(raw_rows.conn, day_began_at=day_began_at) == ["MSFT", "TSLA"]
+    assert await positions.mark_carried(raw_rows.conn, day_began_at=day_began_at) == []
+    await positions.set_missing_cycle(raw_rows.conn, CYCLE, day_began_at=day_began_at)
+    held = await positions.open_positions(raw_rows.conn)
+    assert [position.carried for position in held] == [False, True, True, False]
+    assert [position.cycle_id for position in held] == [CYCLE, YESTERDAY, None, CYCLE]
+
+
+async def set_results(raw_rows: RawRows, position_id: int, **columns: object) -> None:
+    """Write these columns of a position."""
+    for name, value in columns.items():
+        await raw_rows.conn.execute(
+            f"UPDATE positions SET {name} = $2 WHERE position_id = $1",
+            position_id,
+            value,
+        )
+
+
+async def test_result_of_a_carried_position_counts_from_the_start_of_the_day(raw_rows: RawRows) -> None:
+    """A position carried into the day with a loss of 60 that loses 30 more and is closed, and one of today that wins 5,
+    make -25. A restart in between and a cycle of yesterday on the position of today change nothing; the next day begins
+    with zero for what is still held."""
+    await insert_yesterday(raw_rows)
+    day_began_at = start_of_day(trading_date(AT))
+    old, new = [await raw_rows.insert_position(symbol=symbol) for symbol in ("AAPL", "MSFT")]
+    yesterday = AT - timedelta(days=1)
+    await set_results(raw_rows, old, cycle_id=YESTERDAY, entry_time=yesterday, unrealized_pnl=Decimal(-60))
+    await set_results(raw_rows, new, cycle_id=YESTERDAY)
+    await positions.mark_carried(raw_rows.conn, day_began_at=day_began_at, is_new_day=True)
+    assert await positions.day_result(raw_rows.conn, CYCLE) == 0
+    await positions.mark(
+        raw_rows.conn, [(old, Decimal(1), Decimal(-90)), (new, Decimal(1), Decimal(5))], at=AT
+    )
+    assert await positions.day_result(raw_rows.conn, CYCLE) == -25
+    await positions.mark_carried(raw_rows.conn, day_began_at=day_began_at, is_new_day=False)
+    assert await positions.day_result(raw_rows.conn, CYCLE) == -25
+    await close_position(raw_rows, old, realized="-90", at=AT + timedelta(minutes=5))
+    assert await positions.day_result(raw_rows.conn, CYCLE) == -25
+    tomorrow = day_began_at + timedelta(days=1)
+    assert await positions.mark_carried(raw_rows.conn, day_began_at=tomorrow, is_new_day=True) == ["MSFT"]
+    await raw_rows.conn.execute(
+        "UPDATE trading_cycles SET cycle_date = cycle_date + 1, start_time = start_time + interval '1 day'"
+        " WHERE cycle_id = $1",
+        CYCLE,
+    )
+    assert await positions.day_result(raw_rows.conn, CYCLE) == 0
+
+
+async def close_position(raw_rows: RawRows, position_id: int, *, realized: str, at: datetime) -> None:
+    """Close a position with this result."""
+    await raw_rows.conn.execute(
+        "UPDATE positions SET status = 'closed', quantity = 0, exited_qty = entered_qty, proceeds = cost + $2,"
+        " realized_pnl = $2, unrealized_pnl = 0, exit_time = $3, exit_price = 1, close_reason = 'MANUAL'"
+        " WHERE position_id = $1",
+        position_id,
+        Decimal(realized),
+        at,
+    )
+
+
+async def test_position_without_a_baseline_or_closed_before_the_day_makes_no_result(
+    raw_rows: RawRows,
+) -> None:
+    """A position of yesterday whose fills are booked late, after the day began, and a carried one whose exit was before
+    the day's start, make no loss of the day."""
+    await insert_yesterday(raw_rows)
+    late, gone = [await raw_rows.insert_position(symbol=symbol) for symbol in ("AAPL", "MSFT")]
+    yesterday = AT - timedelta(days=1)
+    for position_id in (late, gone):
+        await set_results(raw_rows, position_id, cycle_id=YESTERDAY, entry_time=yesterday)
+    await set_results(raw_rows, gone, unrealized_pnl=Decimal(80), carried=True, carried_pnl=Decimal(80))
+    await set_results(raw_rows, late, unrealized_pnl=Decimal(-3000))
+    started_at = await raw_rows.conn.fetchval(
+        "SELECT start_time FROM trading_cycles WHERE cycle_id = $1", CYCLE
+    )
+    await close_position(raw_rows, gone, realized="-10", at=started_at - timedelta(minutes=1))
+    assert await positions.day_result(raw_rows.conn, CYCLE) == 0
 
 
 async def test_second_cancel_keeps_the_reason_of_the_first(raw_rows: RawRows) -> None:

@@ -134,6 +134,7 @@ class Scenario:
     conn: "asyncpg.Connection[asyncpg.Record]"
     components: Components | None = None
     once: bool = True  # the daemon exits at the end of the day
+    gets_stream: bool = True  # no other connection has it
     stop: StopRequest = field(default_factory=StopRequest)
     crash_trigger: CrashAt = field(default_factory=CrashAt)
     reasons_of_silence: dict[str, str] = field(default_factory=dict)  # of fault rules, by id
@@ -190,7 +191,7 @@ class Scenario:
             return
         if self._run_task.done():
             self._run_task.result()
-        while components.stream.state is not StreamState.READY:
+        while self.gets_stream and components.stream.state is not StreamState.READY:
             await self.advance(seconds=1)
 
     async def crash(self) -> None:
@@ -250,7 +251,15 @@ class Scenario:
     # -- orders
 
     async def submit_entry(
-        self, symbol: str, qty: int, *, limit: str, stop: str, target: str, side: str = "long"
+        self,
+        symbol: str,
+        qty: int,
+        *,
+        limit: str,
+        stop: str,
+        target: str,
+        side: str = "long",
+        client_order_id: str | None = None,
     ) -> OrderRow:
         """Submit a bracket entry as the scan of the day does."""
         assert self.components is not None
@@ -258,7 +267,8 @@ class Scenario:
         position_side = PositionSide(side)
         return await self.components.submission.place(
             NewOrder(
-                client_order_id=client_order_id(f"story|{symbol}|{self._entry_count}", "e", 0),
+                client_order_id=client_order_id
+                or self.own_order_id(f"story|{symbol}|{self._entry_count}", "e"),
                 symbol=symbol,
                 purpose=Purpose.ENTRY,
                 position_side=position_side,
@@ -276,6 +286,11 @@ class Scenario:
             ),
             note="scenario test",
         )
+
+    def own_order_id(self, base: str, role: str) -> str:
+        """Return a client order id of this installation."""
+        assert self.components is not None
+        return client_order_id(self.components.submission.installation, base, role, 0)
 
     async def admin(self, path: str, body: Facts | None = None) -> Any:
         """Send GET (without a body) or POST to the exchange's admin API; return the JSON response."""
@@ -366,6 +381,29 @@ class Scenario:
             self.conn, await self.admin("logs"), await self.admin("audit"), exit_crossed_zero=crossed_zero
         )
         await assert_journal_leads_to_state(self.conn)
+
+
+@asynccontextmanager
+async def second_installation(
+    first: Scenario, dsn: str, *, gets_stream: bool, same_machine: bool = False, **sections: Facts
+) -> AsyncIterator[Scenario]:
+    """Start a daemon with another database on the exchange account of `first`, on another machine or the same."""
+    conn = await asyncpg.connect(dsn)
+    with TemporaryDirectory(prefix="catalyst-tests-") as folder:
+        data_dir = str(first.settings.data_dir) if same_machine else f"{folder}/pg"
+        settings = settings_for(first.server.url, database={"data_dir": data_dir}, **sections)
+        second = Scenario(
+            first.clock, first.market, first.server, dsn, settings, conn, gets_stream=gets_stream
+        )
+        if gets_stream:
+            first.clock.advance_only_when(second.all_frames_applied)
+        try:
+            await second.start()
+            yield second
+        finally:
+            if second.components is not None:
+                await second.crash()
+            await conn.close()
 
 
 @asynccontextmanager

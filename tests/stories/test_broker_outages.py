@@ -2,6 +2,7 @@
 
 import pytest
 
+from catalyst.store import quarantine
 from tests.stories.scenario import ENTRY, open_scenario
 
 
@@ -135,7 +136,7 @@ async def test_refused_keys_recover_without_restart(database: str) -> None:
 
 async def test_position_is_written_off_when_shares_vanish_without_fill(database: str) -> None:
     """A position without shares at the broker and without a fill is written off after repeated checks, with
-    an alert and an unknown result; the symbol is free again."""
+    an alert and an unknown result; the symbol is free again when a person has resolved it and resumes."""
     async with open_scenario(database, risk={"max_daily_loss": 50_000}) as scenario:
         await scenario.given_position("AAPL", 20)
         for leg in [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit"]:
@@ -153,6 +154,10 @@ async def test_position_is_written_off_when_shares_vanish_without_fill(database:
         )
         await scenario.advance(seconds=120)
         assert scenario.components is not None
+        assert "safe: I9: AAPL" in (scenario.components.gate.refusal("AAPL") or "")
+        async with scenario.components.store.tx("resolve") as conn:
+            await quarantine.resolve_all(conn, by="trader", note="compared", at=scenario.clock.now())
+        assert (await scenario.send_command("resume"))["ok"]
         assert scenario.components.gate.refusal("AAPL") is None
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from catalyst.domain.fault_points import Moment
-from catalyst.domain.ids import NAMESPACE, client_order_id
+from catalyst.domain.ids import NAMESPACE
 from catalyst.domain.order import PositionSide
 from catalyst.pipeline.plan import Plan
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
@@ -158,7 +158,7 @@ async def test_autonomous_entry_is_checked_against_last_quote(
         prices = {"entry": "190.10", "entry_price": "190.10", "stop": "188.00", "target": "194.00"}
         plan = Plan(
             signal_id=NAMESPACE,
-            client_order_id=client_order_id("a plan", "e", 0),
+            client_order_id=scenario.own_order_id("a plan", "e"),
             symbol="AAPL",
             side=PositionSide.LONG,
             quantity=10,

@@ -7,7 +7,6 @@ import pytest
 
 from catalyst.daemon.trading_day.portfolio import read_portfolio
 from catalyst.domain.fault_points import Moment
-from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.rows import NewOrder
 from catalyst.store import orders, proposals
@@ -25,7 +24,7 @@ async def insert_proposal(
     assert scenario.components.current_day.cycle_id is not None
     now = scenario.clock.now()
     new = NewOrder(
-        client_order_id=client_order_id(f"proposal|{symbol}|{now.isoformat()}", "e", 0),
+        client_order_id=scenario.own_order_id(f"proposal|{symbol}|{now.isoformat()}", "e"),
         symbol=symbol,
         purpose=Purpose.ENTRY,
         position_side=PositionSide.LONG,
@@ -89,8 +88,8 @@ async def test_each_crossing_of_the_threshold_raises_a_warning(database: str) ->
 
 
 async def test_loss_of_exactly_the_limit_stops_the_day(database: str) -> None:
-    """20 shares bought at 190.01 and marked at 188.01 lose 40.00, the limit; the broker's equity shows 39.80. The worse
-    result counts, and the limit itself stops the day."""
+    """20 shares bought at 190.01 and marked at 188.01 lose 40.00, the limit; the broker's equity shows 39.80. What our
+    positions made counts, and the limit itself stops the day."""
     async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "188.02")

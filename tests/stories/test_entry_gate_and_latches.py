@@ -11,7 +11,6 @@ from catalyst.daemon.startup import acquire_host_lock
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import UserError
 from catalyst.domain.fault_points import Moment
-from catalyst.domain.ids import client_order_id
 from catalyst.domain.invariants import Invariant
 from catalyst.domain.report import AccountReport
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
@@ -86,7 +85,7 @@ async def test_flatten_cancels_own_entry_with_lost_row(database: str) -> None:
             scenario,
             "MSFT",
             10,
-            client_order_id=client_order_id("lost", "e", 0),
+            client_order_id=scenario.own_order_id("lost", "e"),
             type="limit",
             limit_price="190.00",
         )
@@ -109,7 +108,9 @@ async def test_own_exit_with_lost_row_opens_no_position(database: str) -> None:
         await scenario.advance(seconds=1)
         await buy_by_hand(scenario, "MSFT", 10)
         await scenario.advance(seconds=5)
-        await buy_by_hand(scenario, "MSFT", 10, side="sell", client_order_id=client_order_id("lost", "x", 0))
+        await buy_by_hand(
+            scenario, "MSFT", 10, side="sell", client_order_id=scenario.own_order_id("lost", "x")
+        )
         await scenario.advance(seconds=20)
         assert scenario.held_qty("MSFT") == 0
         assert [o["order_purpose"] for o in await scenario.orders("MSFT")] == ["entry", "exit"]
@@ -124,7 +125,7 @@ async def test_shares_arriving_after_flatten_are_exited(database: str) -> None:
         assert (await scenario.send_command("flatten"))["flat"]
         scenario.print_trade("MSFT", "190.00")
         await scenario.advance(seconds=1)
-        await buy_by_hand(scenario, "MSFT", 10, client_order_id=client_order_id("lost", "e", 0))
+        await buy_by_hand(scenario, "MSFT", 10, client_order_id=scenario.own_order_id("lost", "e"))
         await scenario.advance(seconds=45)
         assert scenario.held_qty("MSFT") == 0
         position = await scenario.position("MSFT")

@@ -7,7 +7,6 @@ import pytest
 
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.fault_points import Moment
-from catalyst.domain.ids import client_order_id
 from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
 
@@ -191,7 +190,7 @@ async def test_own_entry_with_lost_row_is_adopted_with_its_legs(database: str) -
             scenario,
             "MSFT",
             10,
-            client_order_id=client_order_id("lost", "e", 0),
+            client_order_id=scenario.own_order_id("lost", "e"),
             order_class="bracket",
             take_profit={"limit_price": "194.00"},
             stop_loss={"stop_price": "188.00"},

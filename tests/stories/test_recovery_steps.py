@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import orjson
+
 from catalyst.domain.fault_points import Moment
 from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import ENTRY, open_scenario
@@ -76,11 +78,9 @@ async def test_interrupted_command_of_an_earlier_day_is_answered_and_not_run(dat
         await scenario.assert_consistent()
 
 
-async def test_account_is_not_proven_flat_while_shares_of_a_symbol_of_last_week_are_held(
-    database: str,
-) -> None:
+async def test_shares_that_a_person_bought_in_a_symbol_of_ours_do_not_fail_the_proof(database: str) -> None:
     """Given AAPL was traded a week ago and a person bought 7 shares of it since, then a flatten on the next Monday
-    proves nothing: the broker holds shares of a symbol of ours."""
+    proves that nothing of ours is left, and lists the 7 shares."""
     async with open_scenario(database, now=at("15:30", MONDAY), reconcile={"orphans": "alert"}) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "194.05")
@@ -92,6 +92,28 @@ async def test_account_is_not_proven_flat_while_shares_of_a_symbol_of_last_week_
         scenario.print_trade("AAPL", "194.00", after=1)
         await scenario.clock.advance_to(at("10:15", MONDAY + timedelta(days=7)))
         assert scenario.held_qty("AAPL") == 7
+        await scenario.start()
+        await scenario.advance(seconds=20)
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 0
+        proof = await scenario.conn.fetchrow("SELECT * FROM flat_proofs ORDER BY proof_id DESC LIMIT 1")
+        assert proof is not None
+        assert (proof["flat"], proof["broker_positions"]) == (True, 0)
+        assert orjson.loads(proof["facts"])["external_shares"] == {"AAPL": "7"}
+
+
+async def test_account_is_not_proven_flat_while_shares_of_last_week_are_held(database: str) -> None:
+    """Given 20 AAPL that our order bought a week ago, whose position was written off although the shares are there,
+    then a flatten on the next Monday proves nothing: by the broker's own fills the shares are ours."""
+    async with open_scenario(database, now=at("15:30", MONDAY), reconcile={"orphans": "alert"}) as scenario:
+        await scenario.given_position("AAPL", 20)
+        row = await scenario.position("AAPL")
+        assert row is not None
+        assert scenario.components is not None
+        await scenario.components.ledger.write_off(row["position_id"], "RECONCILED_PHANTOM", "reconcile")
+        await scenario.crash()
+        await scenario.clock.advance_to(at("10:15", MONDAY + timedelta(days=7)))
+        assert scenario.held_qty("AAPL") == 20
         await scenario.start()
         await scenario.advance(seconds=20)
         scenario.stop.request("SIGTERM", flatten=True)

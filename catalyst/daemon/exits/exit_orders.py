@@ -15,7 +15,13 @@ QUEUED_EXIT_OFFSET: Final = Decimal("0.2")
 
 
 def exit_order(
-    position: PositionRow, rows: Sequence[OrderRow], intent: ExitIntent, quantity: Decimal, *, epoch: int
+    position: PositionRow,
+    rows: Sequence[OrderRow],
+    intent: ExitIntent,
+    quantity: Decimal,
+    *,
+    installation: str,
+    epoch: int,
 ) -> NewOrder:
     """Return the order that exits `quantity` shares; `rows` are all orders of the position.
 
@@ -27,7 +33,7 @@ def exit_order(
     limit = _queued_exit_limit(position, previous_exits)
     return NewOrder(
         client_order_id=unused_client_order_id(
-            base, role, len(previous_exits), {row.client_order_id for row in rows}
+            installation, base, role, len(previous_exits), {row.client_order_id for row in rows}
         ),
         symbol=position.symbol,
         purpose=intent.purpose,
@@ -49,7 +55,7 @@ def target_to_reprice(working: Sequence[OrderRow], rows: Sequence[OrderRow]) -> 
     return next((row for row in working if _is_repriceable(row, rows)), None)
 
 
-def repriced_target(target: OrderRow, stop: Decimal, *, epoch: int) -> NewOrder:
+def repriced_target(target: OrderRow, stop: Decimal, *, installation: str, epoch: int) -> NewOrder:
     """Return the order that replaces the take-profit: its limit is one tick from the stop.
 
     Any better price fills it, otherwise the stop triggers. The group stays linked, so no share is sold twice.
@@ -57,7 +63,7 @@ def repriced_target(target: OrderRow, stop: Decimal, *, epoch: int) -> NewOrder:
     """
     step = tick_of(stop) if target.position_side is PositionSide.LONG else -tick_of(stop)
     return NewOrder(
-        client_order_id=client_order_id(target.client_order_id, "m", 0),
+        client_order_id=client_order_id(installation, target.client_order_id, "m", 0),
         symbol=target.symbol,
         purpose=Purpose.TAKE_PROFIT,
         position_side=target.position_side,

@@ -4,80 +4,28 @@ The close of day, the emergency stop, the operator and SIGTERM use one path and 
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 
-from catalyst.broker.port import Broker, Priority
+from catalyst.broker.port import Broker
 from catalyst.clock import Clock
+from catalyst.daemon.exits.flat_proof import FlatProof, ProofReader
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
-from catalyst.daemon.trading_state.entry_gate import EntryGate
-from catalyst.domain.errors import BrokerError
-from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.rows import OrderRow, PositionRow
-from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store import alerts, exit_intents, flat_proofs, journal, orders, positions
-from catalyst.store.day_result import DayResult, compare, fills_needed_from, position_results
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=5)
-MAX_RESULT_ATTEMPTS: Final = 4  # reads of the broker's fills, which may appear shortly after its positions
-OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol that we traded within this time is ours
-
-
-@dataclass(frozen=True, slots=True)
-class FlatProof:
-    """Orders and positions that broker and database showed at the end; None where the broker could not be read."""
-
-    flat: bool
-    broker_orders: int | None
-    broker_positions: int | None
-    stored_orders: int
-    stored_positions: int
-    result: DayResult | None
-
-    @property
-    def proven(self) -> bool:
-        """True when no order and no position remains on either side, and both results agree to the cent."""
-        return self.flat and self.result is not None and not self.result.discrepancies
-
-    @property
-    def incomplete(self) -> bool:
-        """True when the broker's orders, positions or fills could not be read."""
-        return self.broker_orders is None or self.result is None
-
-    @property
-    def unproven_reason(self) -> str | None:
-        """The reason why this is no proof; None when it is one."""
-        if self.broker_orders is None:
-            return "the broker could not be read"
-        if not self.flat:
-            return (
-                f"{self.broker_positions} positions and {self.broker_orders} orders remain at the broker, "
-                f"{self.stored_positions} positions and {self.stored_orders} orders in the database"
-            )
-        if self.result is None:
-            return "the broker's fills could not be read"
-        return "; ".join(self.result.discrepancies) or None
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """The facts that the row and the file store; dollars as text."""
-        return {
-            "proven": self.proven,
-            "unproven_reason": self.unproven_reason,
-            "realized_database": None if self.result is None else str(self.result.database),
-            "realized_broker": None if self.result is None else str(self.result.broker),
-        }
 
 
 @dataclass
@@ -89,9 +37,9 @@ class Flatten:
     ledger: OrderLedger
     submission: OrderSubmission
     exits: SafeExit
-    gate: EntryGate
     clock: Clock
     proofs: FlatProofFiles
+    proof_reader: ProofReader
     active_runs: int = 0  # calls of `run` that have not ended
 
     async def run(
@@ -226,10 +174,14 @@ class Flatten:
     ) -> FlatProof:
         """Read broker and database once more, and store the proof as a row and as a file outside the database.
 
-        A failed read of the broker is repeated until the deadline.
+        A failed read of the broker, or one with an unreadable row, is repeated until the deadline.
         """
         proof = await self._read_proof(since=None)
-        while proof.broker_orders is None and deadline is not None and self.clock.now() < deadline:
+        while (
+            (proof.broker_orders is None or proof.unreadable_rows)
+            and deadline is not None
+            and self.clock.now() < deadline
+        ):
             await self.clock.sleep(POLL_INTERVAL)
             proof = await self._read_proof(since=None)
         await self._store_proof(proof, reason, by=by, cycle_id=cycle_id, alert=alert)
@@ -251,7 +203,7 @@ class Flatten:
         `since` is the start of the day whose result is proven; None means today.
         """
         proof = await self._read_proof(since=since)
-        while proof.incomplete and self.clock.now() < deadline:
+        while (proof.incomplete or proof.unreadable_rows) and self.clock.now() < deadline:
             await self.clock.sleep(POLL_INTERVAL)
             proof = await self._read_proof(since=since)
         if proof.incomplete:
@@ -310,60 +262,8 @@ class Flatten:
         )
 
     async def _read_proof(self, *, since: datetime | None) -> FlatProof:
-        """Return what broker and database show now, with the result since `since` (None: since midnight in New York).
-
-        Only symbols that we traded within OWN_SYMBOL_WINDOW count.
-        """
-        async with self.store.read() as conn:
-            symbols = await positions.traded_symbols(conn, since=self.clock.now() - OWN_SYMBOL_WINDOW)
+        """Return what broker and database show now, with the result since `since` (None: today)."""
         stored_orders, stored_positions = (len(remaining) for remaining in await self._read_remaining())
-        broker_orders: int | None = None
-        broker_positions: int | None = None
-        try:
-            own_orders = [
-                order
-                for order in await self.broker.orders(status="open", priority=Priority.EXIT)
-                if order.symbol in symbols
-            ]
-            held = [
-                position
-                for position in await self.broker.positions(priority=Priority.EXIT)
-                if position.symbol in symbols and position.quantity != 0
-            ]
-            broker_orders, broker_positions = len(own_orders), len(held)
-        except BrokerError as error:
-            log.warning("flat_not_proven", error=str(error))
-        flat = broker_orders == 0 and broker_positions == 0 and not stored_orders and not stored_positions
-        result = None if broker_orders is None else await self._compare_results(since)
-        return FlatProof(flat, broker_orders, broker_positions, stored_orders, stored_positions, result)
-
-    async def _compare_results(self, since: datetime | None) -> DayResult | None:
-        """Compare the day's result in the database with the broker's fills; None when these could not be read.
-
-        Where they differ, book missing fills and compare again, up to MAX_RESULT_ATTEMPTS; then enter SAFE mode (I9).
-        """
-        if since is None:
-            since = datetime.combine(trading_date(self.clock.now()), time(), NEW_YORK).astimezone(UTC)
-        result: DayResult | None = None
-        for attempt in range(MAX_RESULT_ATTEMPTS):
-            if attempt:
-                await self.clock.sleep(POLL_INTERVAL)
-            async with self.store.read() as conn:
-                rows = await position_results(conn, since)
-            try:
-                result = compare(
-                    rows,
-                    await self.broker.fills(after=fills_needed_from(rows, since), priority=Priority.EXIT)
-                    if rows
-                    else [],
-                )
-            except BrokerError as error:
-                log.warning("activities_read_failed", error=str(error))
-                continue
-            if not result.discrepancies:
-                return result
-            for broker_id in sorted(result.broker_ids):
-                await self.ledger.fetch_missing_fills(broker_id, "reconcile")
-        if result is not None:
-            self.gate.enter_safe_mode(Invariant.I9, "; ".join(result.discrepancies))
-        return result
+        return await self.proof_reader.read(
+            since=since, stored_orders=stored_orders, stored_positions=stored_positions
+        )

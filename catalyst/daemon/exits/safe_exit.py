@@ -15,6 +15,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, separate_turns
+from catalyst.daemon.exits.blocking_orders import BlockingOrders
 from catalyst.daemon.exits.exit_orders import exit_order, repriced_target, target_to_reprice
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
@@ -26,11 +27,9 @@ from catalyst.domain.errors import (
     BrokerError,
     DatabaseContention,
     DatabaseUnavailable,
-    NotFound,
-    OrderRejected,
 )
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status
-from catalyst.domain.position import PositionStatus
+from catalyst.domain.position import PositionStatus, whole_shares
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.store import alerts, exit_intents, orders, positions
@@ -88,6 +87,7 @@ class SafeExit:
     current_day: CurrentDay
     clock: Clock
     epoch: int
+    blocking_orders: BlockingOrders
     requested: ChangeSignal = field(default_factory=ChangeSignal)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -287,7 +287,7 @@ class SafeExit:
         stop = next((row.stop_price for row in working if row.order_purpose is Purpose.STOP_LOSS), None)
         if target is None or stop is None:
             return False
-        repriced = repriced_target(target, stop, epoch=self.epoch)
+        repriced = repriced_target(target, stop, installation=self.submission.installation, epoch=self.epoch)
         log.warning(
             "take_profit_repriced",
             symbol=target.symbol,
@@ -310,24 +310,30 @@ class SafeExit:
         except BrokerError as error:
             log.warning("position_read_failed", symbol=position.symbol, error=str(error))
             return None
-        if held is None or held.quantity == 0:
+        held_qty = Decimal(0) if held is None else whole_shares(held.quantity)
+        if held is None or held_qty == 0:
             for row in rows:
                 if row.alpaca_order_id is not None:
                     await self.ledger.fetch_missing_fills(row.alpaca_order_id, "poll")
             return Decimal(0)
-        if (held.quantity > 0) is not (position.side is PositionSide.LONG):
-            log.error("position_side_mismatch", symbol=position.symbol, broker_qty=str(held.quantity))
+        if (held_qty > 0) is not (position.side is PositionSide.LONG):
+            log.error("position_side_mismatch", symbol=position.symbol, broker_qty=str(held_qty))
             return Decimal(0)
-        quantity = min(position.quantity, abs(held.quantity))
-        if abs(held.available) >= quantity:
+        quantity = min(position.quantity, abs(held_qty))
+        free_qty = abs(whole_shares(held.available))
+        if free_qty >= quantity:
             backoff.reserved_since = None
             return quantity
         log.info("shares_reserved", symbol=position.symbol, available=str(held.available))
-        if await self._cancel_external_orders(position.symbol):
+        found = await self.blocking_orders.cancel_external(position.symbol)
+        if found.any_to_wait_for:
             return None
         backoff.reserved_since = backoff.reserved_since or self.clock.now()
         if self.clock.now() - backoff.reserved_since < RESERVED_SHARES_TIMEOUT:
             return None
+        if found.of_another_catalyst:
+            await self.blocking_orders.alert(position.symbol, found.of_another_catalyst)
+            return free_qty or quantity
         return quantity  # no list shows the order that reserves them; the rejection of an exit names it
 
     async def _place_exit_order(
@@ -335,7 +341,15 @@ class SafeExit:
     ) -> OrderRow:
         """Write and send the exit order, and cancel the orders that its rejection names."""
         sent = await self.submission.place(
-            exit_order(position, rows, intent, quantity, epoch=self.epoch), note=intent.reason
+            exit_order(
+                position,
+                rows,
+                intent,
+                quantity,
+                installation=self.submission.installation,
+                epoch=self.epoch,
+            ),
+            note=intent.reason,
         )
         log.info(
             "exit_sent", symbol=position.symbol, qty=str(quantity), reason=intent.reason, status=sent.status
@@ -343,50 +357,9 @@ class SafeExit:
         blocking_ids = self.submission.blocking_orders.pop(sent.order_id, ())
         if sent.rejection_reason and sent.rejection_reason.startswith(BLOCKED_CODES):
             for broker_id in blocking_ids:
-                await self._cancel_named_order(broker_id, intent)
-            await self._cancel_external_orders(position.symbol)
+                await self.blocking_orders.cancel_named(broker_id, intent.purpose.upper())
+            await self.blocking_orders.cancel_external(position.symbol)
         return sent
-
-    async def _cancel_named_order(self, broker_id: str, intent: ExitIntent) -> None:
-        """Cancel an order that a rejection named; the broker's lists may not show it (a held leg)."""
-        async with self.store.read() as conn:
-            rows = await orders.by_broker_ids(conn, [broker_id])
-        if rows and rows[0].origin != "external":
-            await self.submission.cancel(rows[0], intent.purpose.upper())
-            return
-        log.warning("external_order_cancel_requested", broker_id=broker_id, position_id=intent.position_id)
-        try:
-            await self.broker.cancel(broker_id)
-        except (OrderRejected, NotFound) as error:
-            log.info("cancel_rejected", broker_id=broker_id, reason=str(error))
-        except BrokerError as error:
-            log.warning("cancel_unconfirmed", broker_id=broker_id, error=str(error))
-
-    async def _cancel_external_orders(self, symbol: str) -> bool:
-        """Cancel the external orders that the broker shows in the symbol; apply its reports of ours.
-
-        Return true when it showed any open order or could not be read.
-        """
-        has_open_orders = False
-        try:
-            for report in await self.broker.orders(status="open", symbols=[symbol], priority=Priority.EXIT):
-                has_open_orders = True
-                if not await self.ledger.apply_report(report, "poll") or await self._is_external(
-                    report.broker_id
-                ):
-                    log.warning("external_order_cancel_requested", symbol=symbol, broker_id=report.broker_id)
-                    await self.broker.cancel(report.broker_id)
-        except OrderRejected as error:
-            log.info("cancel_rejected", symbol=symbol, reason=str(error))
-        except BrokerError as error:
-            log.warning("external_cancel_failed", symbol=symbol, error=str(error))
-            return True
-        return has_open_orders
-
-    async def _is_external(self, broker_id: str) -> bool:
-        async with self.store.read() as conn:
-            rows = await orders.by_broker_ids(conn, [broker_id])
-        return any(row.origin == "external" for row in rows)
 
     async def _end_intent(self, intent: ExitIntent, state: str) -> None:
         async with self.store.tx("exit_end") as conn:

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class LastKnownState:
     """Result of the last read, which began at `read_at`, when `OrderLedger.changed` had the version `version`.
 
-    `symbols` holds every symbol in which this daemon has had an order or position since its start.
+    `symbols` holds every symbol in which this daemon has had an order or position since its start, `own_ids` the client
+    order ids of our working orders: one of an earlier release does not tell by itself that it is ours.
     """
 
     positions: "Sequence[PositionRow]" = ()
     orders: "Mapping[int, Sequence[OrderRow]]" = field(default_factory=dict)  # by position id
     symbols: set[str] = field(default_factory=set)
+    own_ids: set[str] = field(default_factory=set)
     version: int | None = None
     read_at: "datetime | None" = None
 
@@ -46,6 +48,10 @@ class LastKnownState:
     def is_current(self, *, version: int, since: "datetime") -> bool:
         """Return true when the read began at `since` or later and the ledger has not changed from `version`."""
         return self.version == version and self.read_at is not None and self.read_at >= since
+
+    def set_own_ids(self, client_order_ids: "Iterable[str]") -> None:
+        """Replace the ids of our working orders."""
+        self.own_ids = set(client_order_ids)
 
     def add_symbols(self, symbols: "Iterable[str]") -> None:
         """Add symbols for which this daemon is responsible."""

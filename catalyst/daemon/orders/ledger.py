@@ -20,15 +20,18 @@ from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.report_log import log_decision
 from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.symbol_states import SymbolReason, SymbolStates
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.fill_decision import Circumstances
+from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import TERMINAL, Purpose, Verdict
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
 from catalyst.domain.report_changes import ReportDecision
 from catalyst.domain.report_decision import ReportRows, decide, decide_batch, leg_row
 from catalyst.domain.rows import OrderRow, changed
+from catalyst.domain.session import start_of_day, trading_date
 from catalyst.store import (
     alerts,
     exit_intents,
@@ -63,7 +66,7 @@ class OrderLedger:
     # Notified when orphan shares appear or their number changes.
     orphan_found: ChangeSignal = field(default_factory=ChangeSignal)
     stale_reports: int = 0
-    symbols: SymbolStates = field(default_factory=SymbolStates)
+    gate: EntryGate = field(default_factory=EntryGate)
     _lock: TurnsLock = field(default_factory=TurnsLock)
     # Working orders as last written or read, by client order id, oldest first.
     _row_cache: dict[str, OrderRow] = field(default_factory=dict)
@@ -72,10 +75,30 @@ class OrderLedger:
         """Return the writer lock; while it is held, no broker report is written."""
         return self._lock
 
-    async def load_unlinked_symbols(self) -> None:
-        """Load the symbols with outage orders of previous runs that are not linked to a position yet."""
+    @property
+    def symbols(self) -> SymbolStates:
+        """States of single symbols."""
+        return self.gate.symbols
+
+    async def load_symbol_states(self) -> None:
+        """Load what previous runs left: outage orders that are not linked to a position yet, and money that is not
+        booked.
+
+        Such money that no person has seen enters SAFE mode: a crash may have come before the latch was written.
+        """
         async with self.store.read() as conn:
             self.symbols.add(SymbolReason.UNLINKED, *await orders.symbols_with_unlinked_orders(conn))
+        for found in await self.refresh_unbooked():
+            if found.is_new:
+                self.gate.enter_safe_mode(Invariant.I3, f"{found.symbol}: {found.reason}")
+
+    async def refresh_unbooked(self) -> list[quarantine.Unbooked]:
+        """Block exactly the symbols with money of today that is not booked and that no person has resolved."""
+        today = start_of_day(trading_date(self.clock.now()))
+        async with self.store.read() as conn:
+            found = await quarantine.unbooked(conn, since=today)
+        self.symbols.set_symbols(SymbolReason.UNBOOKED, {each.symbol for each in found})
+        return found
 
     def cache_row(self, row: OrderRow) -> None:
         """Cache a working row for its next report; remove a terminal one."""
@@ -136,16 +159,26 @@ class OrderLedger:
         decision = await self._apply(None, (fill,), source)
         return decision is not None and bool(decision.booked)
 
-    async def fetch_missing_fills(self, broker_id: str, source: str) -> None:
-        """Fetch all fills of one order from the account activities and book the missing ones."""
-        for fill in await self._fetch_fills([broker_id]):
+    async def fetch_missing_fills(self, broker_id: str, source: str) -> bool:
+        """Fetch all fills of one order from the account activities and book the missing ones.
+
+        Return false when one of them may be unread or has to wait.
+        """
+        try:
+            fills = await self.broker.fills(order_id=broker_id, priority=Priority.EXIT)
+        except BrokerError as error:
+            log.warning("activities_read_failed", broker_id=broker_id, error=str(error))
+            return False
+        for fill in fills:
             if await self._apply(None, (fill,), source) is None:
-                return  # the later fills wait for the same entry fills
+                return False  # the later fills wait for the same entry fills
+        return not fills.unreadable_rows
 
     async def write_off(self, position_id: int, reason: str, source: str) -> bool:
         """Close a position whose shares are missing at the broker without a fill; its P&L beyond its fills is unknown.
 
-        Return false when it is already closed. A fill that arrives later is still booked on it.
+        It blocks its symbol and enters SAFE mode, because money is not booked. Return false when it is already closed.
+        A fill that arrives later is still booked on it.
         """
         at = self.clock.now()
         async with self._lock, self.store.tx("write_off") as conn:
@@ -167,11 +200,21 @@ class OrderLedger:
             await orders.journal(
                 conn, entry, at=at, source=source, kind="adjustment", note=why, payload=payload
             )
-            await quarantine.put(conn, source=source, reason=why, payload=payload, at=at)
+            await quarantine.put(
+                conn,
+                source=source,
+                reason=why,
+                payload=payload,
+                at=at,
+                order_id=entry,
+                security_id=position.security_id,
+            )
             log.error("position_written_off", **payload)
             await alerts.raise_alert(
                 conn, "RECONCILED_PHANTOM", why, subject=position_id, facts=payload, at=at
             )
+        self.symbols.add(SymbolReason.UNBOOKED, position.symbol)
+        self.gate.enter_safe_mode(Invariant.I9, f"{position.symbol}: {why}")
         self.changed.notify()
         return True
 
@@ -294,7 +337,7 @@ class OrderLedger:
                 conn, decision, at=given.at, source=given.source, epoch=self.epoch
             )
         log_decision(decision, written, given.source)
-        return decision
+        return replace(decision, quarantined=written.quarantined)  # what was stored before is known
 
     async def _write_statement(self, decision: ReportDecision, source: str) -> bool:
         """Write a decision that is one statement; return false, with nothing written, when a row has changed."""
@@ -320,8 +363,15 @@ class OrderLedger:
         return True
 
     def _after_commit(self, decision: ReportDecision) -> None:
-        """Count stale reports and notify the waiting tasks; a task woken before the commit would not see the rows."""
+        """Count stale reports and notify the waiting tasks; a task woken before the commit would not see the rows.
+
+        A fill that could not be booked blocks its symbol and enters SAFE mode.
+        """
         self.stale_reports += decision.stale_reports
+        for item in decision.quarantined:
+            if item.is_fill:
+                self.symbols.add(SymbolReason.UNBOOKED, item.alert.order.symbol)
+                self.gate.enter_safe_mode(Invariant.I3, f"{item.alert.order.symbol}: {item.reason}")
         if decision.reconcile:
             self.reconcile_requested.notify()
         if decision.orphans_changed:

@@ -32,7 +32,7 @@ def log_decision(decision: ReportDecision, written: WrittenIds, source: str) -> 
     for booked in decision.booked:
         _log_fill(decision, booked, written)
     _log_position(decision, written)
-    for alert in (*decision.alerts, *(item.alert for item in decision.quarantined)):
+    for alert in (*decision.alerts, *(item.alert for item in written.quarantined)):
         log.error(
             alert.event.lower(),
             order_id=alert.order.order_id,

@@ -52,6 +52,7 @@ class OrderSubmission:
     clock: Clock
     config: CurrentConfig
     epoch: int
+    installation: str  # part of the client order id of every order
     # Orders rejected because of other orders: order id to the broker ids named in the rejection.
     blocking_orders: dict[int, tuple[str, ...]] = field(default_factory=dict)
     requests: OpenRequests = field(init=False)

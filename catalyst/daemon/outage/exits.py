@@ -21,9 +21,10 @@ from catalyst.daemon.orders.open_requests import OpenRequests
 from catalyst.daemon.outage.spool import Spool, SpoolEntryKind
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DuplicateOrder, NotFound, OrderRejected
-from catalyst.domain.ids import client_order_id, is_ours
+from catalyst.domain.ids import client_order_id, is_of_another_catalyst, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, side_for
 from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME, NotFoundCount, may_still_arrive
+from catalyst.domain.position import whole_shares
 from catalyst.domain.report import OrderReport, OrderRequest, PositionReport, is_working_report
 from catalyst.domain.rows import OrderRow
 from catalyst.flat_proof_files import FlatProofFiles
@@ -53,12 +54,14 @@ class OutageFlatResult:
 class OutageSnapshot:
     """One read of the broker: its orders of the last day and its open positions by symbol.
 
+    Orders of another Catalyst on the account are left out: they are neither counted nor cancelled.
     `orders` holds parents and legs, `top_level_orders` only parents.
     """
 
     orders: tuple[OrderReport, ...]
     top_level_orders: tuple[OrderReport, ...]
     positions: dict[str, PositionReport]
+    unreadable_rows: int = 0  # with one, nothing is proven flat
 
     def orders_of(self, symbol: str) -> list[OrderReport]:
         return [order for order in self.orders if order.symbol == symbol]
@@ -92,6 +95,7 @@ class OutageExit:
     spool: Spool
     proofs: FlatProofFiles
     clock: Clock
+    installation: str
     lock: TurnsLock = field(default_factory=TurnsLock)
     _cancels: CancelThrottle[str] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
     _accepted_orders: dict[str, str] = field(default_factory=dict)  # client order id → symbol
@@ -223,32 +227,47 @@ class OutageExit:
     async def read_broker(self) -> OutageSnapshot | None:
         """Read the broker's orders and positions; None when either read fails."""
         try:
-            parents = await self.broker.orders(
+            all_parents = await self.broker.orders(
                 status="all", after=self.clock.now() - ORDER_LOOKBACK, priority=Priority.EXIT
             )
             positions = await self.broker.positions(priority=Priority.EXIT)
         except BrokerError as error:
             log.warning("broker_read_failed", error=str(error))
             return None
+        stored_ids = {row.alpaca_order_id for rows in self.last_known.orders.values() for row in rows}
+        parents = [
+            parent
+            for parent in all_parents
+            if parent.broker_id in stored_ids
+            or self.is_own(parent)
+            or not is_of_another_catalyst(parent.client_order_id, self.installation)
+        ]
         all_orders = tuple(order for parent in parents for order in (parent, *parent.legs))
         return OutageSnapshot(
             all_orders,
             tuple(parents),
-            {position.symbol: position for position in positions if position.quantity != 0},
+            {position.symbol: position for position in positions if whole_shares(position.quantity) != 0},
+            all_parents.unreadable_rows + positions.unreadable_rows,
+        )
+
+    def is_own(self, order: OrderReport) -> bool:
+        """Return true when the order has an id of this installation, or one of a working order of the database."""
+        return (
+            is_ours(order.client_order_id, self.installation)
+            or order.client_order_id in self.last_known.own_ids
         )
 
     def our_symbols(self, snapshot: OutageSnapshot) -> set[str]:
         """Return the symbols of the last known state, of our orders at the broker and of unresolved requests."""
-        order_symbols = {
-            order.symbol for order in snapshot.top_level_orders if is_ours(order.client_order_id)
-        }
+        order_symbols = {order.symbol for order in snapshot.top_level_orders if self.is_own(order)}
         unresolved_symbols = {row.symbol for row in self.requests.unresolved.values()}
         return self.last_known.symbols | order_symbols | unresolved_symbols
 
     async def _count_remaining(self, snapshot: OutageSnapshot, symbols: set[str]) -> OutageFlatResult:
         working = sum(len(snapshot.working_orders(symbol)) for symbol in symbols)
         held = sum(1 for symbol in symbols if symbol in snapshot.positions)
-        flat = not working and not held and not await self._may_still_arrive(snapshot, symbols)
+        nothing_left = not working and not held and not snapshot.unreadable_rows
+        flat = nothing_left and not await self._may_still_arrive(snapshot, symbols)
         return OutageFlatResult(flat, working, held)
 
     async def _may_still_arrive(self, snapshot: OutageSnapshot, symbols: set[str]) -> bool:
@@ -293,7 +312,7 @@ class OutageExit:
         held = snapshot.positions.get(symbol)
         if held is not None and not market_open:
             return  # nothing can be sold: the protective orders stay
-        working = [order for order in snapshot.working_orders(symbol) if not _is_outage_exit(order)]
+        working = [order for order in snapshot.working_orders(symbol) if not self._is_outage_exit(order)]
         for order in working:
             await self.cancel(order)
         if held is None or working or len(snapshot.working_orders(symbol)) > len(working):
@@ -331,15 +350,15 @@ class OutageExit:
         orders = snapshot.orders_of(held.symbol)
         stored_rows = (row for rows in self.last_known.orders.values() for row in rows)
         own_orders = list(
-            _own_orders(orders, {row.alpaca_order_id for row in stored_rows if row.alpaca_order_id})
+            self._own_orders(orders, {row.alpaca_order_id for row in stored_rows if row.alpaca_order_id})
         )
         is_older = any(
             row.symbol == held.symbol and row.entry_time < self.clock.now() - ORDER_LOOKBACK
             for row in self.last_known.positions
         )
-        available_qty = abs(held.available if held.available != 0 else held.quantity)
+        available_qty = abs(whole_shares(held.available)) or abs(whole_shares(held.quantity))
         if is_older:
-            exited_qty = sum((order.filled_qty for order in own_orders if _is_outage_exit(order)), ZERO)
+            exited_qty = sum((order.filled_qty for order in own_orders if self._is_outage_exit(order)), ZERO)
             last_known_qty = sum(
                 (
                     position.quantity
@@ -363,7 +382,8 @@ class OutageExit:
         order_states = sorted(
             f"{order.broker_id}:{order.filled_qty}" for order in snapshot.orders_of(held.symbol)
         )
-        cid = client_order_id(f"{held.symbol}|{quantity}|{'|'.join(order_states)}", CLIENT_ID_ROLE, 0)
+        base = f"{held.symbol}|{quantity}|{'|'.join(order_states)}"
+        cid = client_order_id(self.installation, base, CLIENT_ID_ROLE, 0)
         request = OrderRequest(
             client_order_id=cid,
             symbol=held.symbol,
@@ -408,15 +428,17 @@ class OutageExit:
             SpoolEntryKind.RESPONSE, self.clock.now(), client_order_id=cid, outcome=outcome, text=text
         )
 
+    def _is_outage_exit(self, order: OrderReport) -> bool:
+        return (
+            is_ours(order.client_order_id, self.installation)
+            and role_of(order.client_order_id) == CLIENT_ID_ROLE
+        )
 
-def _is_outage_exit(order: OrderReport) -> bool:
-    return is_ours(order.client_order_id) and order.client_order_id.endswith(f"-{CLIENT_ID_ROLE}")
-
-
-def _own_orders(orders: Sequence[OrderReport], own_broker_ids: set[str]) -> Iterator[OrderReport]:
-    """Yield the orders with our id prefix or a stored broker id, their legs, and the orders that replaced one."""
-    ids = set(own_broker_ids)
-    for order in orders:
-        if is_ours(order.client_order_id) or order.replaces in ids or order.broker_id in ids:
-            ids |= {order.broker_id, *(leg.broker_id for leg in order.legs)}
-            yield order
+    def _own_orders(self, orders: Sequence[OrderReport], own_broker_ids: set[str]) -> Iterator[OrderReport]:
+        """Yield the orders with one of our ids or a stored broker id, their legs, and the orders that replaced one."""
+        ids = set(own_broker_ids)
+        for order in orders:
+            is_own = self.is_own(order)
+            if is_own or order.replaces in ids or order.broker_id in ids:
+                ids |= {order.broker_id, *(leg.broker_id for leg in order.legs)}
+                yield order

@@ -21,7 +21,7 @@ from catalyst.daemon.outage.exits import OutageExit, OutageFlatResult, OutageSna
 from catalyst.daemon.outage.spool import SpoolEntryKind
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DuplicateOrder, OrderRejected
-from catalyst.domain.ids import client_order_id, is_ours
+from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import (
@@ -93,10 +93,15 @@ class OutageProtection:
             position = self._reconstruct_position(snapshot, snapshot.positions[symbol])
             if position is not None:
                 held.append(position)
+        if (
+            snapshot.unreadable_rows
+        ):  # a position that is not shown may exist: its stop level is still watched
+            held += [row for row in last_known.positions if row.symbol not in snapshot.positions]
         self._forget_symbols_except({position.symbol for position in held})
         self.unprotected = set()
         for position in held:
-            await self._protect_position(snapshot, position)
+            if position.symbol in snapshot.positions:
+                await self._protect_position(snapshot, position)
         return held, last_known.orders
 
     def _forget_symbols_except(self, symbols: set[str]) -> None:
@@ -127,7 +132,9 @@ class OutageProtection:
         entry_time = entry.submitted_at or self.clock.now()
         stop = next((leg.stop_price for leg in entry.legs if leg.order_type != "limit"), None)
         target = next((leg.limit_price for leg in entry.legs if leg.order_type == "limit"), None)
-        quantity, price = abs(held.quantity), held.entry_price
+        quantity, price = abs(held.quantity), held.entry_price or entry.filled_avg_price
+        if price is None:
+            return None
         return PositionRow(
             position_id=placeholder_id, cycle_id=None, security_id=0, symbol=held.symbol, sector=None, side=side,
             quantity=quantity, entered_qty=quantity, cost=quantity * price, exited_qty=ZERO, proceeds=ZERO,
@@ -144,7 +151,7 @@ class OutageProtection:
             for order in snapshot.top_level_orders
             if order.symbol == symbol
             and order.side is entry_side
-            and is_ours(order.client_order_id)
+            and self.outage_exit.is_own(order)
             and order.filled_qty
         ]
         return entries[-1] if entries else None
@@ -156,7 +163,7 @@ class OutageProtection:
             position.quantity, exit_orders_of_reports(snapshot.top_level_orders, symbol, position.side)
         )
         working = snapshot.working_orders(symbol)
-        entries = [order for order in working if _is_own_entry(order, position.side)]
+        entries = [order for order in working if self._is_own_entry(order, position.side)]
         shares = HeldShares(
             state=state,
             since=self._states.update(symbol, state, now),
@@ -220,7 +227,8 @@ class OutageProtection:
         order_states = sorted(f"{order.broker_id}:{order.filled_qty}" for order in snapshot.orders_of(symbol))
         refusals = self._refusals.setdefault(symbol, [])
         attempt = self._refused_count.get(symbol, 0)
-        cid = client_order_id(f"{symbol}|{quantity}|{'|'.join(order_states)}", CLIENT_ID_ROLE, attempt)
+        base = f"{symbol}|{quantity}|{'|'.join(order_states)}"
+        cid = client_order_id(self.outage_exit.installation, base, CLIENT_ID_ROLE, attempt)
         request = OrderRequest(
             client_order_id=cid,
             symbol=symbol,
@@ -303,6 +311,6 @@ class OutageProtection:
             position.symbol, reason=reason, by="stop_monitor", within=EXIT_TIMEOUT
         )
 
-
-def _is_own_entry(order: OrderReport, side: PositionSide) -> bool:
-    return order.side is side_for(side, Purpose.ENTRY) and is_ours(order.client_order_id)
+    def _is_own_entry(self, order: OrderReport, side: PositionSide) -> bool:
+        is_entry = order.side is side_for(side, Purpose.ENTRY)
+        return is_entry and self.outage_exit.is_own(order)

@@ -19,7 +19,7 @@ from catalyst.daemon.outage.exits import OutageExit
 from catalyst.daemon.outage.spool import SpoolContents, SpoolEntry, SpoolEntryKind
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
-from catalyst.domain.report import OrderReport
+from catalyst.domain.report import Listing, OrderReport
 from catalyst.domain.rows import NewOrder, PositionRow
 from catalyst.domain.session import trading_date
 from catalyst.store import alerts, cycles, exit_intents, flat_proofs, latches, orders, positions, quarantine
@@ -82,23 +82,24 @@ class SpoolImport:
         for report in reports:
             if report.client_order_id not in outage_order_ids:
                 await self.ledger.apply_report(report, "recovery")
+        at_broker = {report.client_order_id for report in reports}
         # Under the writer lock: a fill booked between the lookup of the position and the commit would link no order.
         async with self.ledger.write_lock(), self.store.tx("spool") as conn:
             if not await _is_imported(conn, contents.key):
                 unbooked = await self._symbols_with_missing_fills(conn, reports)
                 await self._write_contents(
-                    conn, contents, {report.client_order_id for report in reports}, unbooked
+                    conn, contents, None if reports.unreadable_rows else at_broker, unbooked
                 )
         for report in reports:
             if report.client_order_id in outage_order_ids:
                 await self.ledger.apply_report(report, SOURCE)
         self.ledger.changed.notify()
 
-    async def _fetch_reports(self, entries: Sequence[SpoolEntry]) -> list[OrderReport]:
+    async def _fetch_reports(self, entries: Sequence[SpoolEntry]) -> Listing[OrderReport]:
         entry_symbols = (entry.text("symbol") for entry in entries if entry.kind is not SpoolEntryKind.PROOF)
         symbols = sorted({symbol for symbol in entry_symbols if symbol})
         if not symbols:
-            return []
+            return Listing()
         after = min(entry.at for entry in entries) - ORDER_LOOKBACK
         return await self.broker.orders(status="all", after=after, symbols=symbols, priority=Priority.EXIT)
 
@@ -116,8 +117,9 @@ class SpoolImport:
         }
 
     async def _write_contents(
-        self, conn: "Conn", contents: SpoolContents, at_broker: set[str], unbooked: set[str]
+        self, conn: "Conn", contents: SpoolContents, at_broker: set[str] | None, unbooked: set[str]
     ) -> None:
+        """Write every entry; `at_broker` are the client order ids of the broker's list, None for an incomplete list."""
         now = self.clock.now()
         for line_number, entry in enumerate(contents.entries):
             await orders.journal(
@@ -131,7 +133,7 @@ class SpoolImport:
             )
             await self._write_entry(conn, contents.key, entry, unbooked)
         for rejection in _rejections(contents.entries):
-            if rejection.text("client_order_id") not in at_broker:
+            if at_broker is not None and rejection.text("client_order_id") not in at_broker:
                 await self._mark_rejected(conn, rejection)
         if not contents.entries:  # no line is valid: the journal still has to name this spool
             await orders.journal(

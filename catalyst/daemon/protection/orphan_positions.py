@@ -26,6 +26,7 @@ from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
+from catalyst.domain.position import whole_shares
 from catalyst.domain.protection import default_levels, exit_orders_of, protection_of
 from catalyst.domain.protection_step import (
     HeldShares,
@@ -108,7 +109,7 @@ class OrphanPositions:
         ) and await self._is_awaiting_entry_fill(orphan):
             return False  # no orphan: an unlinked order of these shares waits for the entry's fills
         rows = await self._order_rows(orphan)
-        if orphan.cause == OVERSOLD or self.config.reconcile.orphans != "alert":
+        if not self._is_left_alone(orphan):
             await self.unprotected_time.measure_orphan(orphan, rows)
         working = [row for row in rows if row.status in WORKING]
         if orphan.quantity == 0:
@@ -125,11 +126,20 @@ class OrphanPositions:
                 return needs_step
         else:
             self._suspected_quantity.pop(orphan.orphan_id, None)
+        if self._is_left_alone(orphan):
+            return False
         if orphan.cause == OVERSOLD or self.config.reconcile.orphans == "close":
             return await self._exit_orphan(orphan, rows, working, min(quantity, orphan.quantity))
-        if self.config.reconcile.orphans == "alert":
-            return False
         return await self._protect(orphan, rows, working, held)
+
+    def _is_left_alone(self, orphan: Orphan) -> bool:
+        """Return true for shares that a person manages, or that another Catalyst on the account may have bought."""
+        if orphan.cause == OVERSOLD:
+            return False
+        is_anothers = orphan.cause == UNEXPLAINED and self.ledger.symbols.has(
+            SymbolReason.ANOTHER_CATALYST, orphan.symbol
+        )
+        return is_anothers or self.config.reconcile.orphans == "alert"
 
     async def _is_awaiting_entry_fill(self, orphan: Orphan) -> bool:
         """Return true when a working unlinked order of an outage covers all of these shares."""
@@ -159,7 +169,7 @@ class OrphanPositions:
             ),
             ZERO,
         )
-        excess = (ZERO if held is None else held.quantity) - explained
+        excess = (ZERO if held is None else whole_shares(held.quantity)) - explained
         return max(ZERO, excess if orphan.side is PositionSide.LONG else -excess)
 
     async def _apply_confirmed_quantity(
@@ -283,9 +293,9 @@ class OrphanPositions:
         if step.action is ProtectionAction.CANCEL_EXITS:
             await self._cancel_orders(working, step.reason)
         elif step.action is ProtectionAction.PLACE and held is not None:
-            await self._place_protection(
-                orphan, previous_orders, held.current_price or held.entry_price, step
-            )
+            reference = held.current_price or held.entry_price
+            if reference is not None:  # otherwise the next read may have a price
+                await self._place_protection(orphan, previous_orders, reference, step)
         return True
 
     async def _place_protection(
@@ -371,7 +381,12 @@ class OrphanPositions:
     ) -> NewOrder:
         role = "ox" if purpose is Purpose.EXIT else "op"
         return NewOrder(
-            client_order_id=client_order_id(f"orphan|{orphan.orphan_id}|{orphan.found_at.isoformat()}", role, attempt),
+            client_order_id=client_order_id(
+                self.submission.installation,
+                f"orphan|{orphan.orphan_id}|{orphan.found_at.isoformat()}",
+                role,
+                attempt,
+            ),
             symbol=orphan.symbol,
             purpose=purpose,
             position_side=orphan.side,

@@ -262,7 +262,11 @@ class PositionProtector:
         return await self.submission.place(
             NewOrder(
                 client_order_id=unused_client_order_id(
-                    base, "op", attempt, {row.client_order_id for row in rows}
+                    self.submission.installation,
+                    base,
+                    "op",
+                    attempt,
+                    {row.client_order_id for row in rows},
                 ),
                 symbol=position.symbol,
                 purpose=Purpose.TAKE_PROFIT,

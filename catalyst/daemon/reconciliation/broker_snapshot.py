@@ -12,7 +12,7 @@ from catalyst.clock import Clock
 from catalyst.concurrency import gather_both
 from catalyst.daemon.trading_state.account_status import FULL_PASS_INTERVAL, MAX_READ_INTERVAL, AccountStatus
 from catalyst.domain.errors import BrokerError
-from catalyst.domain.report import Fill, OrderReport, PositionReport
+from catalyst.domain.report import Fill, Listing, OrderReport, PositionReport
 
 log = structlog.get_logger()
 
@@ -31,13 +31,23 @@ class BrokerSnapshot:
     `fills` are from the account activities; with `fills_skipped` the pass has not read them.
     """
 
-    orders: list[OrderReport] | None
-    positions: list[PositionReport] | None
-    fills: list[Fill] | None
+    orders: Listing[OrderReport] | None
+    positions: Listing[PositionReport] | None
+    fills: Listing[Fill] | None
     fills_skipped: bool
     account_read: bool
     read_at: datetime
     ledger_version: int  # version of the order ledger before the first read
+
+    @property
+    def unreadable_rows(self) -> dict[str, int]:
+        """Return the number of unreadable rows of each list that has one."""
+        lists = {"orders": self.orders, "positions": self.positions, "account activities": self.fills}
+        return {
+            name: rows.unreadable_rows
+            for name, rows in lists.items()
+            if rows is not None and rows.unreadable_rows
+        }
 
     @property
     def filled_by_order(self) -> dict[str, Decimal]:
@@ -97,7 +107,7 @@ class BrokerReader:
         )
         return BrokerSnapshot(reports, positions, fills, not with_fills, account_read, now, ledger_version)
 
-    async def read_orders(self, now: datetime, *, earlier: bool) -> list[OrderReport] | None:
+    async def read_orders(self, now: datetime, *, earlier: bool) -> Listing[OrderReport] | None:
         """Return the orders of the last day; None when the read failed.
 
         With `earlier` also older orders that are still working, such as an external GTC order.
@@ -118,9 +128,9 @@ class BrokerReader:
         self.cursor = replace(
             self.cursor, has_earlier_orders=bool(earlier_orders), earlier_orders_read_at=now
         )
-        return reports + earlier_orders
+        return Listing([*reports, *earlier_orders], reports.unreadable_rows + open_orders.unreadable_rows)
 
-    async def read_positions(self) -> list[PositionReport] | None:
+    async def read_positions(self) -> Listing[PositionReport] | None:
         """Return the broker's positions; None when the read failed."""
         try:
             return await self.broker.positions()
@@ -150,7 +160,7 @@ class BrokerReader:
             ),
         )
 
-    async def _read_fills(self, now: datetime, *, read: bool) -> list[Fill] | None:
+    async def _read_fills(self, now: datetime, *, read: bool) -> Listing[Fill] | None:
         """Return the fills of the account activities since OVERLAP before the last read.
 
         None when `read` is false, or when the read failed.

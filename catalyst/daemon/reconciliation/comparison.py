@@ -21,7 +21,7 @@ from catalyst.daemon.reconciliation.discrepancies import (
 from catalyst.daemon.reconciliation.discrepancy_actions import DiscrepancyActions
 from catalyst.daemon.trading_state.entry_gate import DISCREPANCIES, EntryGate
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
-from catalyst.domain.report import OrderReport, PositionReport
+from catalyst.domain.report import Listing, OrderReport, PositionReport
 from catalyst.domain.rows import OrderRow
 from catalyst.store import reconciliation
 from catalyst.store.pool import Store
@@ -82,12 +82,12 @@ class BrokerComparison:
         elif not suspected:
             self.gate.reopen(DISCREPANCIES)
 
-    async def compare_shares(self, reports: list[PositionReport] | None, source: str) -> bool:
+    async def compare_shares(self, reports: Listing[PositionReport] | None, source: str) -> bool:
         """Compare shares with the broker's and results with the fills; record what is confirmed.
 
-        Return false without `reports`: the broker's positions could not be read.
+        Return false, without a conclusion, when the broker's positions could not be read, or not every row of them.
         """
-        if reports is None:
+        if reports is None or reports.unreadable_rows:
             return False
         broker_positions = {report.symbol: report for report in reports}
         now = self.shares_compared_at = self.clock.now()

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from catalyst.domain.order import TERMINAL, WORKING, Purpose, Status, status_of
-from catalyst.domain.position import PositionState
+from catalyst.domain.position import PositionState, whole_shares
 from catalyst.domain.report import OrderReport, PositionReport
 from catalyst.domain.rows import OrderRow
 from catalyst.store.reconciliation import Contradiction, StoredHolding
@@ -117,7 +117,10 @@ ORDER_KINDS: Final = frozenset({DiscrepancyKind.ORDER, DiscrepancyKind.LEGS, Dis
 def share_discrepancies(
     holdings: Sequence[StoredHolding], broker_positions: Mapping[str, PositionReport]
 ) -> Iterator[Discrepancy]:
-    """Compare our shares, orphan shares included, with the broker's; yield one discrepancy per symbol at most."""
+    """Compare our shares, orphan shares included, with the broker's; yield one discrepancy per symbol at most.
+
+    A fraction of a share at the broker, such as a reinvested dividend, is external: our orders are of whole shares.
+    """
     stored_qty: dict[str, Decimal] = {}
     position_qty: dict[str, Decimal] = {}
     for holding in holdings:
@@ -126,7 +129,7 @@ def share_discrepancies(
             position_qty[holding.symbol] = position_qty.get(holding.symbol, ZERO) + holding.signed_qty
     for symbol in sorted(stored_qty.keys() | broker_positions.keys()):
         ours, in_positions = stored_qty.get(symbol, ZERO), position_qty.get(symbol, ZERO)
-        at_broker = broker_positions[symbol].quantity if symbol in broker_positions else ZERO
+        at_broker = whole_shares(broker_positions[symbol].quantity) if symbol in broker_positions else ZERO
         orphan_qty, unexplained = ours - in_positions, at_broker - in_positions
         if ours == at_broker or (orphan_qty and orphan_qty * unexplained >= 0):
             continue  # the orphan loop adjusts the quantity of an orphan row

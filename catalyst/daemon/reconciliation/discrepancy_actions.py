@@ -11,9 +11,10 @@ from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.reconciliation.discrepancies import Discrepancy, DiscrepancyKind
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import WORKING, PositionSide, Purpose
-from catalyst.domain.position import CloseReason
+from catalyst.domain.position import CloseReason, whole_shares
 from catalyst.domain.session import trading_date
 from catalyst.store import alerts, cycles, orders, orphans, quarantine
 from catalyst.store.pool import Store
@@ -22,6 +23,8 @@ from catalyst.store.reconciliation import StoredHolding
 log = structlog.get_logger()
 
 EXTERNAL_ALERT_WINDOW: Final = timedelta(days=1)
+# A lost database's orders of this time tell whose the shares are.
+CATALYST_ORDER_WINDOW: Final = timedelta(days=14)
 
 
 @dataclass
@@ -38,16 +41,23 @@ class DiscrepancyActions:
     async def record(self, discrepancy: Discrepancy, source: str) -> bool:
         """Record a confirmed discrepancy: an alert, and for our symbols quarantine, adjustment and orphan row.
 
-        A symbol that we did not trade lately is not ours: its shares raise one alert a day, its other discrepancies
-        are ignored. A missing position gets no adjustment, because it is written off. Return true when the orphan
-        loop takes over.
+        A symbol in which no Catalyst traded lately is not ours: its shares raise one alert a day, its other
+        discrepancies are ignored. Shares of another Catalyst raise no alert: `AnotherCatalyst` does. A missing position
+        gets no adjustment, because it is written off. Return true when the orphan loop takes over.
         """
         ours = discrepancy.symbol is None or discrepancy.symbol in self.ledger.last_known.symbols
         if not ours and discrepancy.kind is not DiscrepancyKind.ORPHAN:
             return False
         at = self.clock.now()
+        anothers = discrepancy.kind is DiscrepancyKind.ORPHAN and self.ledger.symbols.has(
+            SymbolReason.ANOTHER_CATALYST, discrepancy.symbol or ""
+        )
         async with self.store.tx("discrepancy") as conn:
-            if await self._alert_discrepancy(conn, discrepancy, ours=ours):
+            if not ours and discrepancy.symbol is not None:
+                ours = await orders.has_catalyst_order(
+                    conn, discrepancy.symbol, since=at - CATALYST_ORDER_WINDOW
+                )
+            if not anothers and await self._alert_discrepancy(conn, discrepancy, ours=ours):
                 log.error(
                     discrepancy.kind.lower(),
                     symbol=discrepancy.symbol,
@@ -97,7 +107,8 @@ class DiscrepancyActions:
         """Write off a position whose shares the broker does not have and whose fills do not explain it.
 
         Does nothing while an exit of the position is working. Reads the single position, because a list alone is not
-        enough, and first books the missing fills of each of its orders.
+        enough, and first books the missing fills of each of its orders; an order whose fills cannot all be read and
+        booked forbids it.
         """
         if position.is_orphan or not position.is_open:
             return
@@ -112,11 +123,13 @@ class DiscrepancyActions:
         except BrokerError as error:
             log.warning("position_read_failed", symbol=position.symbol, error=str(error))
             return
-        if broker_position is not None and broker_position.quantity != 0:
+        if broker_position is not None and whole_shares(broker_position.quantity) != 0:
             return
         for row in rows:
-            if row.alpaca_order_id is not None:
-                await self.ledger.fetch_missing_fills(row.alpaca_order_id, source)
+            if row.alpaca_order_id is not None and not await self.ledger.fetch_missing_fills(
+                row.alpaca_order_id, source
+            ):
+                return  # a fill that was not read may explain the missing shares
         await self.ledger.write_off(position.holding_id, f"{CloseReason.RECONCILED_PHANTOM}", source)
 
     async def _alert_discrepancy(self, conn: "orders.Conn", discrepancy: Discrepancy, *, ours: bool) -> bool:

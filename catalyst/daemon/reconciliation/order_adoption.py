@@ -7,8 +7,10 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
-from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
-from catalyst.domain.ids import ENTRY_ROLE, is_ours, role_of
+from catalyst.daemon.orders.legs import parent_of_leg
+from catalyst.daemon.trading_state.symbol_states import SymbolReason
+from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
+from catalyst.domain.ids import ENTRY_ROLE, is_of_another_catalyst, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.report import OrderReport, is_working_report
@@ -41,6 +43,7 @@ class OrderAdoption:
     ledger: OrderLedger
     clock: Clock
     epoch: int
+    installation: str
     _unstorable: set[str] = field(default_factory=set)  # broker ids of orders that could not be stored
 
     async def apply_or_adopt(self, report: OrderReport, source: str) -> None:
@@ -52,8 +55,15 @@ class OrderAdoption:
         if report.broker_id in self._unstorable:
             return
         try:
-            if not await self.ledger.apply_report(report, source):
+            if await self.ledger.apply_report(report, source):
+                return
+            parent = await parent_of_leg(self.ledger.broker, report)
+            if parent is None:
                 await self._adopt_order(report, source)
+            else:
+                await self.apply_or_adopt(parent, source)  # it tells whose the leg is, and writes its row
+        except BrokerError as error:
+            log.warning("orders_read_failed", error=str(error))
         except (DatabaseUnavailable, DatabaseContention):
             raise
         except Exception as error:  # one order that cannot be stored must not stop the others
@@ -77,21 +87,32 @@ class OrderAdoption:
         position or orphan shares is a manual exit of them; any other external order is an entry. It belongs to
         today's cycle only if we trade its symbol.
 
+        An order of another Catalyst gets its row and nothing else: it belongs to no position and no cycle of ours, and
+        `AnotherCatalyst` alerts.
+
         Our entry whose row was lost is ours again: it expires, a flatten cancels it, and its fills become a protected
         position. Our exit whose row was lost is ours again if it fits the held shares; otherwise it is external.
         """
         if await self._adopt_replacement(report, source) or await self._adopt_lost_exit(report, source):
             return
         exited_side = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
-        row_lost = is_ours(report.client_order_id)
+        row_lost = is_ours(report.client_order_id, self.installation)
+        anothers = is_of_another_catalyst(report.client_order_id, self.installation)
+        if anothers:
+            self.ledger.symbols.add(SymbolReason.ANOTHER_CATALYST, report.symbol)
         async with self.store.tx("adopt_external") as conn:
-            held = await positions.lock_open(conn, report.symbol, exited_side)
+            held = None if anothers else await positions.lock_open(conn, report.symbol, exited_side)
             orphan = None if held else await orphans.lock_open(conn, report.symbol, exited_side)
-            purpose = _adopted_purpose(
-                report, row_lost=row_lost, against_ours=held is not None or orphan is not None
-            )
+            against_ours = held is not None or orphan is not None
+            if anothers:
+                is_entry = report.client_order_id.endswith(f"-{ENTRY_ROLE}")
+                purpose = Purpose.ENTRY if is_entry else Purpose.EXIT
+            else:
+                purpose = _adopted_purpose(report, row_lost=row_lost, against_ours=against_ours)
             today = await cycles.of_day(conn, trading_date(self.clock.now()))
-            ours = row_lost or held is not None or report.symbol in self.ledger.last_known.symbols
+            ours = not anothers and (
+                row_lost or held is not None or report.symbol in self.ledger.last_known.symbols
+            )
             await orders.insert(
                 conn,
                 replace(
@@ -105,18 +126,19 @@ class OrderAdoption:
                 source=source,
                 note="an order without a row: its placement is not recorded",
             )
-            await self._alert(
-                conn,
-                "ORDER_ADOPTED" if row_lost else "EXTERNAL_ORDER",
-                "CRITICAL" if row_lost else "WARNING",
-                report,
-                f"{report.side} {report.quantity} {report.symbol} "
-                + (
-                    _describe_lost_order(purpose)
-                    if row_lost
-                    else "is an external order: Catalyst did not place it"
-                ),
-            )
+            if not anothers:
+                await self._alert(
+                    conn,
+                    "ORDER_ADOPTED" if row_lost else "EXTERNAL_ORDER",
+                    "CRITICAL" if row_lost else "WARNING",
+                    report,
+                    f"{report.side} {report.quantity} {report.symbol} "
+                    + (
+                        _describe_lost_order(purpose)
+                        if row_lost
+                        else "is an external order: Catalyst did not place it"
+                    ),
+                )
         log.warning(
             "lost_order_adopted" if row_lost else "external_order_adopted",
             symbol=report.symbol,
@@ -133,7 +155,7 @@ class OrderAdoption:
         """
         origin = (
             EXIT_ROLE_ORIGINS.get(role_of(report.client_order_id))
-            if is_ours(report.client_order_id)
+            if is_ours(report.client_order_id, self.installation)
             else None
         )
         if origin is None:
@@ -209,7 +231,7 @@ class OrderAdoption:
             if not replaced_rows or replaced_rows[0].origin == "external":
                 return False
             replaced = replaced_rows[0]
-            ours = is_ours(report.client_order_id)
+            ours = is_ours(report.client_order_id, self.installation)
             await orders.insert(
                 conn,
                 replace(

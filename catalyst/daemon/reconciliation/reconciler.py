@@ -5,7 +5,8 @@ is the first reconciliation. It invents no fill: a discrepancy that consecutive 
 adjustment and in quarantine, and blocks its symbol.
 """
 
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -17,6 +18,7 @@ from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.outage.spool_import import SpoolImport
+from catalyst.daemon.reconciliation.another_catalyst import AnotherCatalyst
 from catalyst.daemon.reconciliation.broker_snapshot import BrokerReader, BrokerSnapshot
 from catalyst.daemon.reconciliation.comparison import BrokerComparison
 from catalyst.daemon.reconciliation.discrepancy_actions import DiscrepancyActions
@@ -28,7 +30,7 @@ from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import WORKING, Status
 from catalyst.domain.report import Fill, OrderReport
 from catalyst.domain.rows import OrderRow
-from catalyst.store import orders, positions, reconciliation
+from catalyst.store import alerts, orders, positions, reconciliation
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -36,6 +38,8 @@ log = structlog.get_logger()
 SUSPECTED_RECHECK_INTERVAL: Final = timedelta(seconds=4)
 OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded within this time is ours
 OWN_SYMBOLS_REFRESH: Final = timedelta(hours=1)
+UNREADABLE_ROWS: Final = "unreadable_rows"  # reason of the entry gate
+UNREADABLE_ALERT_WINDOW: Final = timedelta(days=1)
 MAX_SINGLE_LOOKUPS: Final = 10  # single order reads per pass; the next pass reads the others
 
 
@@ -43,7 +47,8 @@ MAX_SINGLE_LOOKUPS: Final = 10  # single order reads per pass; the next pass rea
 class ReconciliationResult:
     """Result of one reconciliation. `discrepancies` are the texts of the confirmed ones."""
 
-    complete: bool  # every read succeeded
+    complete: bool  # every read succeeded, and every row could be read
+    only_rows_unreadable: bool = False  # every read succeeded, and some rows could not be read
     orders_applied: int = 0
     fills_booked: int = 0
     unknown_orders: int = 0
@@ -84,6 +89,7 @@ class Reconciler:
     submission: OrderSubmission
     gate: EntryGate
     account_status: InitVar[AccountStatus]
+    another_catalyst: AnotherCatalyst
     spool_import: SpoolImport  # the spool is imported before anything is compared
     clock: Clock
     config: CurrentConfig
@@ -97,7 +103,9 @@ class Reconciler:
 
     def __post_init__(self, broker: Broker, account_status: AccountStatus) -> None:
         self.reader = BrokerReader(broker, account_status, self.clock)
-        self.order_adoption = OrderAdoption(self.store, self.ledger, self.clock, self.submission.epoch)
+        self.order_adoption = OrderAdoption(
+            self.store, self.ledger, self.clock, self.submission.epoch, self.submission.installation
+        )
         actions = DiscrepancyActions(self.store, broker, self.ledger, self.clock, self.config)
         self.comparison = BrokerComparison(self.store, self.ledger, self.gate, actions, self.clock)
 
@@ -138,11 +146,18 @@ class Reconciler:
             return
         if (reports := await self.reader.read_orders(self.clock.now(), earlier=False)) is None:
             return
-        await self._apply_reports(reports, await self._read_rows(reports), "poll")
+        await self._watch_unreadable_rows({"orders": reports.unreadable_rows}, complete=False)
+        rows = await self._read_rows(reports)
+        await self.another_catalyst.watch_orders(reports, rows, complete=False)
+        await self._apply_reports(reports, rows, "poll")
         compared_at = self.comparison.shares_compared_at
         positions_interval = timedelta(seconds=self.config.execution.position_poll_seconds)
         if compared_at is None or self.clock.now() - compared_at >= positions_interval:
-            await self.comparison.compare_shares(await self.reader.read_positions(), "poll")
+            broker_positions = await self.reader.read_positions()
+            if broker_positions is not None:
+                counts = {"positions": broker_positions.unreadable_rows}
+                await self._watch_unreadable_rows(counts, complete=False)
+            await self.comparison.compare_shares(broker_positions, "poll")
 
     async def reconcile(self, source: str, *, full: bool = True) -> ReconciliationResult:
         """Run one pass; a complete pass fills the gap of the stream and reopens the entry gate.
@@ -177,30 +192,42 @@ class Reconciler:
         snapshot = await self.reader.read(
             full=full or self.comparison.has_suspected, ledger_version=self.ledger.changed.version
         )
-        if snapshot.orders is None:
+        reports = snapshot.orders
+        if reports is None:
             return ReconciliationResult(complete=False)
-        rows = await self._read_rows(snapshot.orders)
-        applied = await self._apply_reports(snapshot.orders, rows, source)
+        rows = await self._read_rows(reports)
+        await self.another_catalyst.watch_orders(reports, rows, complete=not reports.unreadable_rows)
+        applied = await self._apply_reports(reports, rows, source)
+        snapshot = await self.reader.with_changed_fills(snapshot)
         booked = await self._apply_activities(snapshot, source)
-        await self._resolve_unlisted(rows, snapshot.orders, source)
+        await self._resolve_unlisted(rows, reports, source)
         broker_positions = snapshot.positions
         if broker_positions is not None and self.ledger.changed.version != snapshot.ledger_version:
             broker_positions = (
                 await self.reader.read_positions()
             )  # orders changed since the positions were read
+        snapshot = replace(snapshot, positions=broker_positions)
+        all_read = broker_positions is not None and booked is not None
+        await self._watch_unreadable_rows(snapshot.unreadable_rows, complete=all_read)
         shares_compared = await self.comparison.compare_shares(broker_positions, source)
-        if booked is None or not shares_compared or not snapshot.account_read:
+        if booked is None or broker_positions is None or not snapshot.account_read:
             return ReconciliationResult(complete=False, orders_applied=applied)
+        if snapshot.unreadable_rows or not shares_compared:
+            return ReconciliationResult(False, only_rows_unreadable=True, orders_applied=applied)
         await self.comparison.compare_orders(
             rows,
-            snapshot.orders,
+            reports,
             source,
             began=snapshot.read_at,
             activities_read_to=self.reader.cursor.activities_read_to,
         )
         discrepancies = self.comparison.confirmed_texts
         result = ReconciliationResult(
-            True, applied, booked, len(self.ledger.unknown_broker_ids), discrepancies
+            True,
+            orders_applied=applied,
+            fills_booked=booked,
+            unknown_orders=len(self.ledger.unknown_broker_ids),
+            discrepancies=discrepancies,
         )
         if applied or booked or discrepancies:
             log.info(
@@ -211,6 +238,34 @@ class Reconciler:
                 discrepancies=list(discrepancies),
             )
         return result
+
+    async def _watch_unreadable_rows(self, counts: Mapping[str, int], *, complete: bool) -> None:
+        """Close the entry gate and alert once while a list of the broker has an unreadable row.
+
+        Only a `complete` pass without one reopens the gate.
+        """
+        lists = [f"{count} rows of the broker's {name}" for name, count in sorted(counts.items()) if count]
+        if not lists:
+            if complete:
+                self.gate.reopen(UNREADABLE_ROWS)
+            return
+        text = f"{' and '.join(lists)} cannot be read"
+        if UNREADABLE_ROWS in self.gate.reasons:
+            self.gate.close(UNREADABLE_ROWS, text)
+            return
+        async with self.store.tx("alert") as conn:
+            await alerts.raise_alert(
+                conn,
+                "BROKER_ROWS_UNREADABLE",
+                f"{text}: no entries, no proof and no comparison of shares until they can; what can be read stays"
+                " protected. See broker_row_malformed in the log, and compare with the broker's app",
+                facts=dict(counts),
+                at=self.clock.now(),
+                window=UNREADABLE_ALERT_WINDOW,
+            )
+        self.gate.close(
+            UNREADABLE_ROWS, text
+        )  # after the alert: a failed commit is repeated by the next read
 
     async def _import_spool(self) -> bool:
         """Import the spool; false when the import could not read the broker or the file.
@@ -251,7 +306,9 @@ class Reconciler:
         """Read the rows of these reports and every working row, before the reports are applied."""
         ids = [order.broker_id for report in reports for order in (report, *report.legs)]
         async with self.store.read() as conn:
-            return await reconciliation.orders_to_compare(conn, ids, self._cached_rows)
+            rows = await reconciliation.orders_to_compare(conn, ids, self._cached_rows)
+        self.ledger.last_known.set_own_ids(row.client_order_id for row in rows if row.origin != "external")
+        return rows
 
     async def _apply_reports(self, reports: list[OrderReport], rows: list[OrderRow], source: str) -> int:
         """Apply every report that differs from its row; return how many."""
@@ -296,13 +353,13 @@ class Reconciler:
 
         Return the number booked; None when the activities could not be read.
         """
-        snapshot = await self.reader.with_changed_fills(snapshot)
         if snapshot.fills is None:
             return 0 if snapshot.fills_skipped else None
         booked = 0
         for fill in await self._unbooked_fills(snapshot.fills):
             booked += await self.ledger.apply_fill(fill, source)
-        self.reader.mark_fills_applied(snapshot, self.ledger.unknown_broker_ids)
+        if not snapshot.fills.unreadable_rows:  # otherwise the next pass reads the same fills again
+            self.reader.mark_fills_applied(snapshot, self.ledger.unknown_broker_ids)
         return booked
 
     async def _unbooked_fills(self, fills: list[Fill]) -> list[Fill]:

@@ -12,6 +12,7 @@ import structlog
 from catalyst.broker.port import MalformedMessage, StreamGap, StreamState, TradeUpdates
 from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.reconciliation.another_catalyst import AnotherCatalyst
 from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.report import TradeUpdate
@@ -35,6 +36,7 @@ class StreamConsumer:
     ledger: OrderLedger
     gate: EntryGate
     reconciler: Reconciler
+    another_catalyst: AnotherCatalyst
     store: Store
     clock: Clock
     applied: int = 0  # updates so far
@@ -99,6 +101,11 @@ class StreamConsumer:
         """Close the entry gate until a full pass after the gap has read the broker; alert a lost stream."""
         ready = gap.state is StreamState.READY
         self.reconciler.mark_gap(stream_ready=ready)
+        occupied = gap.state is StreamState.OCCUPIED
+        if ready or occupied:
+            await self.another_catalyst.watch_stream(
+                "another connection holds the stream of trade updates" if occupied else None
+            )
         if ready:
             self.gate.close("stream", "trade updates may be missing until a reconciliation is complete")
             self.connected.set()

@@ -15,14 +15,16 @@ from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.risk.account_comparison import AccountComparison
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
 from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
-from catalyst.domain.order import Purpose
+from catalyst.domain.order import PositionSide, Purpose
 from catalyst.domain.position import CloseReason
-from catalyst.store import alerts, cycles, positions, risk_events
+from catalyst.domain.rows import Orphan
+from catalyst.store import alerts, cycles, orphans, positions, risk_events
 from catalyst.store.cycles import CycleRow
 from catalyst.store.pool import Store
 
@@ -34,30 +36,37 @@ OUTAGE_CHECK_INTERVAL: Final = timedelta(seconds=10)  # no fill triggers a check
 
 @dataclass
 class DailyLossLimit:
-    """Checks the daily loss limit (the worse of our result and the broker's equity change) and the hold-time limit."""
+    """Checks the daily loss limit, against what our positions made, and the hold-time limit."""
 
     store: Store
     broker: Broker
     ledger: OrderLedger
     exits: SafeExit
     account_status: AccountStatus
+    comparison: AccountComparison
     health: DatabaseHealth
     clock: Clock
     config: CurrentConfig
     emergency_stop: EmergencyStop
-    cycle_id: str | None = None  # set by `begin` together with the equity and the flags of this cycle
-    start_equity: Decimal | None = None
+    cycle_id: str | None = None  # set by `begin` together with the flags of this cycle
     _warned: bool = False
     _stopped: bool = False
     _unrecorded_reason: str | None = None  # reason of a stop that the database has not recorded yet
     _exits_remaining: bool = False  # after such a stop a position remains that could be exited
+
+    @property
+    def start_equity(self) -> Decimal | None:
+        """Return the account's equity at the start of the day."""
+        cycle = self.comparison.cycle
+        return None if cycle is None else cycle.start_equity
 
     async def begin(self, cycle: CycleRow) -> None:
         """Check this cycle from now on. A warning or stop that a previous run recorded is not repeated."""
         async with self.store.read() as conn:
             warned = await risk_events.last_of(conn, "DAILY_LOSS_WARNING")
             stopped = await risk_events.last_of(conn, "EMERGENCY_STOP")
-        self.cycle_id, self.start_equity = cycle.cycle_id, cycle.start_equity
+        self.cycle_id = cycle.cycle_id
+        self.comparison.begin(cycle)
         self._warned = warned is not None and warned.cycle_id == cycle.cycle_id
         self._stopped = stopped is not None and stopped.cycle_id == cycle.cycle_id
 
@@ -73,7 +82,7 @@ class DailyLossLimit:
     async def check(self) -> bool:
         """Compute the day's result, warn at the threshold, stop at the limit; then exit positions held too long.
 
-        During a database outage only the broker's equity is used, and the stop is written to the spool; return true.
+        During a database outage the broker's equity is used, and the stop is written to the spool; return true.
         """
         if self.cycle_id is None:
             return False
@@ -89,12 +98,15 @@ class DailyLossLimit:
             await self._run_emergency_stop(self._unrecorded_reason)
         elif self._is_limit_reached(loss):
             await self._run_emergency_stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}")
-        elif loss >= warn_at > 0 and not self._warned:
+        elif loss >= warn_at > 0 and not self._warned and not self._stopped:
             self._warned = True
             await self._warn(loss, limit)
         elif loss < warn_at:
             self._warned = False  # warn once per crossing
         await self._exit_overdue()
+        # After the limits: reads of the account must not delay a stop.
+        await self.account_status.refresh()
+        await self.comparison.compare(day_pnl)
         return False
 
     def _is_limit_reached(self, loss: Decimal) -> bool:
@@ -118,39 +130,42 @@ class DailyLossLimit:
         if self.start_equity is None or self._stopped:
             return
         try:
-            account = await self.broker.account()
+            day_result = await self.comparison.result_by_equity()
         except BrokerError as error:
             log.warning("account_read_failed", error=str(error))
             return
-        loss = self.start_equity - account.equity
-        if self._is_limit_reached(loss):
+        if day_result is not None and self._is_limit_reached(loss := -day_result):
             limit = self.config.risk.max_daily_loss
             await self._run_emergency_stop(
                 f"daily loss {loss:.2f} reached the limit {limit:.2f}, by the broker's equity"
             )
 
     async def _day_pnl(self) -> Decimal:
-        """Return the day's result in dollars: the worse of ours and the broker's.
-
-        Ours alone while the broker's equity or the start of the day is unknown.
-        """
+        """Return the day's result in dollars: what our positions and the shares that our exits oversold made."""
         assert self.cycle_id is not None  # check() returns early without a cycle
-        started_at = self.clock.now()
         async with self.store.tx("risk") as conn:
             realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
             await cycles.mark(
                 conn, self.cycle_id, realized=realized, unrealized=unrealized, at=self.clock.now()
             )
-        ours = realized + unrealized
-        await self.account_status.refresh()
-        if self.start_equity is None:
-            return ours
+            result = await positions.day_result(conn, self.cycle_id)
+            oversold = [orphan for orphan in await orphans.open_orphans(conn) if orphan.cost is not None]
+        for orphan in oversold:
+            result += await self._unrealized_of(orphan)
+        return result
+
+    async def _unrealized_of(self, orphan: Orphan) -> Decimal:
+        """Return what oversold shares have made at the broker's price; zero when it could not be read."""
+        assert orphan.cost is not None  # the caller checks it
         try:
-            account = await self.account_status.account(since=started_at)
+            held = await self.broker.position(orphan.symbol)
         except BrokerError as error:
-            log.warning("account_read_failed", error=str(error))
-            return ours
-        return min(ours, account.equity - self.start_equity)
+            log.warning("position_read_failed", symbol=orphan.symbol, error=str(error))
+            return Decimal(0)
+        if held is None or held.current_price is None:
+            return Decimal(0)
+        gain = orphan.quantity * (held.current_price - orphan.cost / orphan.found_qty)
+        return gain if orphan.side is PositionSide.LONG else -gain
 
     async def _warn(self, loss: Decimal, limit: Decimal) -> None:
         """Log the warning and write it as a risk event and an alert."""

@@ -6,7 +6,7 @@ completes the cycle. A cycle remains `closed` only while one of its positions is
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 import structlog
@@ -18,7 +18,7 @@ from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.trading_state.current_day import CLOSE_RETRY_WINDOW, CurrentDay
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
-from catalyst.domain.session import NEW_YORK, Session
+from catalyst.domain.session import Session, start_of_day
 from catalyst.store import alerts, cycles, flat_proofs, orders, positions
 from catalyst.store.cycles import CycleRow
 from catalyst.store.pool import Store
@@ -77,16 +77,16 @@ class EndOfDay:
         result = await self.reconciler.reconcile("reconcile")
         async with self.store.read() as conn:
             working = await orders.working(conn)
-        if working and result.complete:
+        if working and (result.complete or result.only_rows_unreadable):
             await self.clock.sleep(LAST_FILLS_WAIT)
             result = await self.reconciler.reconcile("reconcile")
-        if not result.complete:
+        if not result.complete and not result.only_rows_unreadable:
             return "the reconciliation is not complete"
         account = await self.broker.account()
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
         proof = await self.flatten.prove_if_complete(
-            PROOF_CAUSE, by="schedule", cycle_id=cycle_id, alert=not held, since=_start_of_day(session.day),
+            PROOF_CAUSE, by="schedule", cycle_id=cycle_id, alert=not held, since=start_of_day(session.day),
             deadline=self.clock.now() + PROOF_TIMEOUT,
         )  # fmt: skip
         if proof is None:
@@ -143,7 +143,7 @@ class EndOfDay:
                 await self._close_missed_day(row, anything_held=bool(held_cycles))
             elif to_be_flat and not await self._has_proof(row.cycle_id):
                 await self.flatten.prove_if_complete(
-                    PROOF_CAUSE, by="schedule", cycle_id=row.cycle_id, alert=True, since=_start_of_day(row.cycle_date),
+                    PROOF_CAUSE, by="schedule", cycle_id=row.cycle_id, alert=True, since=start_of_day(row.cycle_date),
                     deadline=self.clock.now() + PROOF_TIMEOUT,
                 )  # fmt: skip
 
@@ -156,7 +156,7 @@ class EndOfDay:
         """Prove and complete the cycle, without an end equity; does nothing when the broker cannot be read."""
         proof = await self.flatten.prove_if_complete(
             f"{PROOF_CAUSE}, completed late", by="schedule", cycle_id=row.cycle_id, alert=not anything_held,
-            since=_start_of_day(row.cycle_date), deadline=self.clock.now() + PROOF_TIMEOUT,
+            since=start_of_day(row.cycle_date), deadline=self.clock.now() + PROOF_TIMEOUT,
         )  # fmt: skip
         if proof is None:
             log.warning("missed_day_not_closed", unfinished=row.cycle_id, reason="the broker cannot be read")
@@ -172,8 +172,3 @@ class EndOfDay:
                 conn, row.cycle_id, end_equity=None, realized=realized, unrealized=unrealized, at=at
             )
         log.warning("missed_day_closed", finished=row.cycle_id, day=row.cycle_date.isoformat())
-
-
-def _start_of_day(day: date) -> datetime:
-    """Return the first instant of a New York date."""
-    return datetime.combine(day, time(), NEW_YORK).astimezone(UTC)

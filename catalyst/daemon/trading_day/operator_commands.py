@@ -151,7 +151,8 @@ class OperatorCommands:
         return {"halted": True, "reason": reason}
 
     async def _resume(self, command: Command) -> CommandResult:
-        """Clear all latches, end an unfinished emergency stop and reopen the entry gate.
+        """Clear all latches, end an unfinished emergency stop, release the symbols whose unbooked money a person has
+        resolved, and reopen the entry gate.
 
         Refused while an invariant fails in SAFE mode, and during the cooldown after an emergency stop.
         """
@@ -180,6 +181,7 @@ class OperatorCommands:
             self.gate.reopen(name)
         self.emergency_stop.mark_finished()
         self.safe_mode.on_resumed(failed_before)
+        await self.exits.ledger.refresh_unbooked()
         return {"cleared": cleared, "still_closed": sorted(self.gate.reasons)}
 
     async def _close(self, command: Command) -> CommandResult:

@@ -30,7 +30,7 @@ async def read_portfolio(
     async with store.read() as conn:
         held = await positions.open_positions(conn)
         working = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
-        realized, unrealized = await positions.day_pnl(conn, cycle_id)
+        day_result = await positions.day_result(conn, cycle_id)
     report = await broker.account()
     follow_account_status(gate, report)
     portfolio = Portfolio(
@@ -55,7 +55,7 @@ async def read_portfolio(
         equity=report.equity,
         start_of_day_equity=start_of_day_equity,
         buying_power=report.buying_power,
-        day_pnl=min(realized + unrealized, report.equity - start_of_day_equity),
+        day_pnl=day_result,
         shorting_enabled=report.shorting_enabled,
         restriction=gate_reasons
         or (None if report.can_open_positions else f"the account is {report.status}"),

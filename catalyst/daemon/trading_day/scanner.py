@@ -72,6 +72,7 @@ class Scanner:
     news: NewsSource
     clock: Clock
     config: CurrentConfig
+    installation: str
     base: pd.DataFrame = field(default_factory=pd.DataFrame)  # the universe stage's result, before any scan
     reference: pd.DataFrame = field(default_factory=pd.DataFrame)
     daily: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -253,7 +254,10 @@ class Scanner:
             frame, portfolio, account, limits_of(config), session, now,
             daily=daily, bars=bars, bar_minutes=config.pipeline.bar_minutes,
         )  # fmt: skip
-        return plan(frame, session, now, config.plan, top_n=config.workflow.execute_top_n, slots=slots)
+        return plan(
+            frame, session, now, config.plan,
+            installation=self.installation, top_n=config.workflow.execute_top_n, slots=slots,
+        )  # fmt: skip
 
     def _daily_of(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the daily bars of the symbols that no stage has refused."""

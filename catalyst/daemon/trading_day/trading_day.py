@@ -30,7 +30,7 @@ from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
-from catalyst.domain.session import NEW_YORK, Session, trading_date
+from catalyst.domain.session import NEW_YORK, Session, start_of_day, trading_date
 from catalyst.pipeline.universe import unmatched_names
 from catalyst.store import (
     alerts,
@@ -148,6 +148,7 @@ class TradingDay:
         self.current_day.mark_running()
         now = self.clock.now()
         account = await self.broker.account()
+        start_transfers = await self.daily_loss_limit.comparison.transfers_of(self.session.day)
         config = self.config.in_force
         async with self.store.tx("cycle") as conn:
             await trading_days.put(conn, [self.session])
@@ -160,12 +161,16 @@ class TradingDay:
                 max_daily_loss=config.risk.max_daily_loss,
                 scan_frequency=config.workflow.scan_frequency_minutes * 60,
                 start_equity=account.equity,
+                start_transfers=start_transfers,
                 config_hash=config.fingerprint,
                 at=now,
             )
             latched = await latches.active_latches(conn)
-            carried = await positions.mark_carried(conn, row.cycle_id)
+            began_at = start_of_day(self.session.day)
+            carried = await positions.mark_carried(conn, day_began_at=began_at, is_new_day=is_new)
+            await positions.set_missing_cycle(conn, row.cycle_id, day_began_at=began_at)
         self.current_day.set_cycle(row.cycle_id)
+        await self.exits.ledger.refresh_unbooked()
         await self.daily_loss_limit.begin(row)
         await self.emergency_stop.load_unfinished()
         for name, reason in latched.items():

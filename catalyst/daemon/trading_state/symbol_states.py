@@ -13,10 +13,18 @@ class SymbolReason(StrEnum):
     MISMATCHED = "broker and database hold different quantities of this symbol"
     UNRESOLVED = "an order of this symbol has an unknown outcome"
     OUTAGE_EXIT = "the outage exit is closing this position"  # the outage exit alone sends its orders
+    UNBOOKED = "a fill of this symbol could not be booked, or its position was written off"
+    ANOTHER_CATALYST = "another Catalyst on this account has orders in this symbol"
     UNLINKED = "an order sent during a database outage is not linked to a position yet"
 
 
-_FORBIDS_ENTRY: Final = (SymbolReason.MISMATCHED, SymbolReason.UNRESOLVED, SymbolReason.OUTAGE_EXIT)
+_FORBIDS_ENTRY: Final = (
+    SymbolReason.MISMATCHED,
+    SymbolReason.UNRESOLVED,
+    SymbolReason.UNBOOKED,
+    SymbolReason.OUTAGE_EXIT,
+    SymbolReason.ANOTHER_CATALYST,
+)
 
 
 @dataclass
