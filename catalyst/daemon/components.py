@@ -103,11 +103,13 @@ def build_components(
     current_day = CurrentDay(store, gate, clock)
     ledger = OrderLedger(store, broker, clock, epoch, config, symbols=gate.symbols)
     submission = OrderSubmission(store, broker, ledger, gate, clock, config, epoch)
-    exits = SafeExit(store, broker, ledger, submission, current_day, clock, epoch)
-    flatten = Flatten(store, broker, ledger, submission, exits, gate, clock, proofs)
     outage_exit = OutageExit(
         broker.with_permit(OutagePermit(lease)), submission.requests, ledger.last_known, spool, proofs, clock
     )
+    exits = SafeExit(
+        store, broker, ledger, submission, current_day, clock, epoch, outage_exit.exit_contended_symbol
+    )
+    flatten = Flatten(store, broker, ledger, submission, exits, gate, clock, proofs)
     account_status = AccountStatus(store, broker, gate, clock)
     unprotected_time = UnprotectedTime(store, clock, config)
     health = DatabaseHealth(gate, clock, unprotected_time.unprotected_changed)

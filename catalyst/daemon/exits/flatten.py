@@ -18,7 +18,7 @@ from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.invariants import Invariant
-from catalyst.domain.order import Purpose, Status
+from catalyst.domain.order import Purpose
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.flat_proof_files import FlatProofFiles
@@ -128,7 +128,7 @@ class Flatten:
             for row in working:
                 ends_with_exit_or_parent = row.position_id in held_ids or row.parent_order_id is not None
                 if not ends_with_exit_or_parent and cancels.acquire(row.order_id, self.clock.now()):
-                    await self._cancel_order(row)
+                    await self.submission.cancel(row, "FLATTEN")
             await self.exits.start_open_intents()
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(working, deadline)
@@ -148,7 +148,7 @@ class Flatten:
                 return not entries
             for row in entries:
                 if cancels.acquire(row.order_id, now):
-                    await self._cancel_order(row)
+                    await self.submission.cancel(row, "FLATTEN")
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(entries, deadline)
 
@@ -189,23 +189,6 @@ class Flatten:
             and row.parent_order_id not in orphan_order_ids
         ]
         return own_orders, held
-
-    async def _cancel_order(self, row: OrderRow) -> None:
-        """Mark an order that was never sent as cancelled; cancel any other at the broker."""
-        if row.status is Status.CREATED:
-            async with self.store.tx("never_sent") as conn:
-                await orders.transition(
-                    conn,
-                    row.order_id,
-                    from_status=Status.CREATED,
-                    to_status=Status.CANCELLED,
-                    at=self.clock.now(),
-                    source="operator",
-                    cancel_reason="FLATTEN",
-                    epoch=self.submission.epoch,
-                )
-            return
-        await self.submission.cancel(row, "FLATTEN")
 
     async def _refresh_orders(self, working: list[OrderRow], deadline: datetime) -> None:
         """Poll every order that is not a leg, until the deadline."""

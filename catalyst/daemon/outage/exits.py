@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
+CONTENDED_EXIT_TIMEOUT: Final = timedelta(seconds=30)
 ORDER_LOOKBACK: Final = timedelta(days=1)  # our orders of this time also determine our symbols
 CLIENT_ID_ROLE: Final = "z"
 ZERO: Final = Decimal(0)
@@ -146,6 +147,11 @@ class OutageExit:
                 # It may be exited again, with or without the database.
                 self.requests.symbols.remove(SymbolReason.OUTAGE_EXIT, symbol)
             return result
+
+    async def exit_contended_symbol(self, symbol: str, reason: str, by: str) -> bool:
+        """Exit a symbol whose rows another session keeps locked; return true when it is flat."""
+        result = await self.exit_symbol(symbol, reason=reason, by=by, within=CONTENDED_EXIT_TIMEOUT)
+        return result.flat
 
     async def _exit_until_flat(
         self,

@@ -22,7 +22,7 @@ from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.ids import unused_client_order_id
-from catalyst.domain.order import EXITS, WORKING, Purpose, side_for
+from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import Protection, default_levels, exit_orders_of, protection_of
 from catalyst.domain.protection_step import (
@@ -32,7 +32,9 @@ from catalyst.domain.protection_step import (
     ProtectionRules,
     ProtectionStep,
     StateSince,
+    all_refusals_of,
     next_protection_step,
+    placed_of,
     refusals_of,
 )
 from catalyst.domain.rows import NewOrder, OrderRow, PositionRow
@@ -46,6 +48,10 @@ CHECK_INTERVAL: Final = timedelta(seconds=15)
 UNPROTECTED_CHECK_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
 RULES: Final = ProtectionRules(may_exit=True)
+# The exit is postponed, or the market is closed: the stop may have to outlive the session.
+OVERNIGHT_RULES: Final = ProtectionRules(may_exit=True, time_in_force="gtc")
+POSTPONED_RULES: Final = ProtectionRules(may_exit=False, time_in_force="gtc")
+ENDING_RULES: Final = ProtectionRules(may_exit=False, time_in_force="gtc", must_outlive_session=True)
 
 ProtectionFingerprint = tuple[object, ...]
 
@@ -66,6 +72,7 @@ class PositionProtector:
     _states: StateSince[int] = field(default_factory=StateSince[int])  # by position id
     _verified: dict[int, ProtectionFingerprint] = field(default_factory=dict)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    _postponed: set[int] = field(default_factory=set)  # positions whose exit is postponed
     _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
 
     async def run(self) -> None:
@@ -100,16 +107,18 @@ class PositionProtector:
         version, read_at = self.ledger.changed.version, self.clock.now()
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
-            with_intent = {intent.position_id for intent in await exit_intents.open_intents(conn)}
-            if not self.exits.market_open:
-                with_intent.clear()  # no exit can run before the open: protect until then
+            intents = await exit_intents.open_intents(conn)
             rows = await orders.of_positions(conn, [position.position_id for position in held])
         self.ledger.last_known.update(held, rows, version=version, read_at=read_at)
         await self.unprotected_time.measure_closed(held)
+        self._postponed = {intent.position_id for intent in intents if intent.is_postponed(read_at)}
+        # While the market is closed no exit can run: protect until the open.
+        exiting = {intent.position_id for intent in intents} - self._postponed
+        exiting = exiting if self.exits.market_open else set()
         has_unconfirmed = False
         for position in held:
-            fingerprint = _fingerprint(position, rows[position.position_id])
-            if position.position_id in with_intent or self._verified.get(position.position_id) == fingerprint:
+            fingerprint = self._fingerprint(position, rows[position.position_id])
+            if position.position_id in exiting or self._verified.get(position.position_id) == fingerprint:
                 continue
             if self.submission.is_in_outage_exit(position.symbol):
                 continue  # the outage exit is closing it, and the database does not show that yet
@@ -136,9 +145,11 @@ class PositionProtector:
             return
         state = protection_of(position.quantity, exit_orders_of(rows))
         now = self.clock.now()
-        step = next_protection_step(self._held_shares(position, rows, state), RULES, now)
+        step = next_protection_step(
+            self._held_shares(position, rows, state), self._rules_for(position_id), now
+        )
         if step.action is ProtectionAction.CONFIRM:
-            self._verified[position_id] = _fingerprint(position, rows)
+            self._verified[position_id] = self._fingerprint(position, rows)
             await self.unprotected_time.mark_protected(position, rows)
             return
         self._verified.pop(position_id, None)  # rows that were confirmed before have to be confirmed again
@@ -146,13 +157,32 @@ class PositionProtector:
             await self.unprotected_time.mark_unprotected(position, rows, state)
         await self._do_step(step, position, rows)
 
+    def _rules_for(self, position_id: int) -> ProtectionRules:
+        if position_id in self.exits.overnight:
+            return ENDING_RULES
+        if position_id in self._postponed:
+            return POSTPONED_RULES
+        return RULES if self.exits.market_open else OVERNIGHT_RULES
+
+    def _fingerprint(self, position: PositionRow, rows: list[OrderRow]) -> ProtectionFingerprint:
+        """Return the facts a confirmation depends on; it is valid until they change."""
+        return (
+            position.quantity,
+            position.position_id in self.exits.overnight,
+            *((row.order_id, row.status, row.broker_status, row.quantity) for row in rows),
+        )
+
     def _held_shares(self, position: PositionRow, rows: list[OrderRow], state: Protection) -> HeldShares:
         """Return what the rows say about the shares of a position. External entries are not ours to cancel."""
+        sent = _protections(rows)
         return HeldShares(
             state=state,
             since=self._states.update(position.position_id, state, self.clock.now()),
             exits_working=bool(_working_exits(rows)),
-            refusals=refusals_of(_ocos(rows)),
+            refusals=refusals_of(sent),
+            earlier_refusals=all_refusals_of(sent)[: -len(refusals_of(sent)) or None],
+            placed=placed_of(sent),
+            expires_today=any(row.time_in_force != "gtc" for row in _working_exits(rows)),
             entry_since=position.entry_time if _own_working_entries(rows) else None,
             entry_grace=timedelta(seconds=self.config.execution.partial_entry_grace_seconds),
         )
@@ -164,7 +194,7 @@ class PositionProtector:
             case ProtectionAction.CANCEL_EXITS:
                 await self.submission.cancel_orders(_working_exits(rows), step.reason, self._cancels)
             case ProtectionAction.PLACE:
-                await self._place_protection(position, rows)
+                await self._place_protection(position, rows, step)
             case ProtectionAction.EXIT:
                 await self.exits.request(
                     position.position_id,
@@ -227,41 +257,47 @@ class PositionProtector:
                 )
                 await self.submission.cancel(row, "PARTIAL_GRACE")
 
-    async def _place_protection(self, position: PositionRow, rows: list[OrderRow]) -> None:
-        """Place an OCO for exactly the shares held."""
+    async def _place_protection(
+        self, position: PositionRow, rows: list[OrderRow], step: ProtectionStep
+    ) -> None:
+        """Place the order of the step for exactly the shares held."""
         with_levels = await self._ensure_levels(position)
         if with_levels is None:
             return
         try:
-            await self._place_oco(with_levels, rows, attempt=len(_ocos(rows)))
+            await self._place_order(with_levels, rows, step)
         except ExitExceedsPosition as error:
             # Another exit was written after the rows were read: the next check reads it.
             log.warning("protection_conflict", symbol=position.symbol, error=str(error))
 
-    async def _place_oco(self, position: PositionRow, rows: list[OrderRow], *, attempt: int) -> OrderRow:
+    async def _place_order(self, position: PositionRow, rows: list[OrderRow], step: ProtectionStep) -> None:
         base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
         base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
-        return await self.submission.place(
+        attempt = len(_protections(rows))
+        is_stop = step.order_class == "simple"
+        purpose = Purpose.STOP_LOSS if is_stop else Purpose.TAKE_PROFIT
+        await self.submission.place(
             NewOrder(
                 client_order_id=unused_client_order_id(
                     base, "op", attempt, {row.client_order_id for row in rows}
                 ),
                 symbol=position.symbol,
-                purpose=Purpose.TAKE_PROFIT,
+                purpose=purpose,
                 position_side=position.side,
-                side=side_for(position.side, Purpose.TAKE_PROFIT),
+                side=side_for(position.side, purpose),
                 quantity=position.quantity,
-                order_type="limit",
-                time_in_force="day",
-                order_class="oco",
-                limit_price=position.take_profit,
-                bracket_stop=position.stop_loss,
-                bracket_target=position.take_profit,
+                order_type="stop" if is_stop else "limit",
+                time_in_force=step.time_in_force,
+                order_class=step.order_class,
+                limit_price=None if is_stop else position.take_profit,
+                stop_price=position.stop_loss if is_stop else None,
+                bracket_stop=None if is_stop else position.stop_loss,
+                bracket_target=None if is_stop else position.take_profit,
                 cycle_id=position.cycle_id,
                 position_id=position.position_id,
                 epoch=self.epoch,
             ),
-            note=f"stop and target for the {position.quantity} shares held",
+            note=f"{'stop' if is_stop else 'stop and target'} for the {position.quantity} shares held",
         )
 
 
@@ -274,11 +310,25 @@ def _own_working_entries(rows: list[OrderRow]) -> list[OrderRow]:
 
 
 def _working_exits(rows: list[OrderRow]) -> list[OrderRow]:
-    return [row for row in rows if row.order_purpose in EXITS and row.status in WORKING]
+    """Return the working exits that were sent."""
+    return [
+        row
+        for row in rows
+        if row.order_purpose in EXITS and row.status in WORKING and row.status is not Status.CREATED
+    ]
 
 
-def _ocos(rows: list[OrderRow]) -> list[OrderRow]:
-    return [row for row in rows if row.order_class == "oco" and row.parent_order_id is None]
+def _protections(rows: list[OrderRow]) -> list[OrderRow]:
+    """Return the OCOs and the simple stops that were sent for the shares held, oldest first."""
+    return [
+        row
+        for row in rows
+        if row.parent_order_id is None
+        and (
+            row.order_class == "oco"
+            or (row.order_purpose is Purpose.STOP_LOSS and row.order_class == "simple")
+        )
+    ]
 
 
 def _exit_reason(position: PositionRow, refusal: str) -> str:
@@ -292,11 +342,3 @@ def _exit_reason(position: PositionRow, refusal: str) -> str:
     if "take_profit" in message and "stop" not in message:
         return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is beyond its target ${position.take_profit} already"
     return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is beyond its stop ${position.stop_loss} already"
-
-
-def _fingerprint(position: PositionRow, rows: list[OrderRow]) -> ProtectionFingerprint:
-    """Return the facts a confirmation depends on; it is valid until they change."""
-    return (
-        position.quantity,
-        *((row.order_id, row.status, row.broker_status, row.quantity) for row in rows),
-    )

@@ -1,0 +1,447 @@
+"""Position exit: the steps of one exit of one position.
+
+The target is moved to the market first: its group stays, so no share loses its stop. Where that is impossible, refused
+or not filled soon: write the sale, cancel the orders that reserve the shares, wait until they are terminal, read the
+broker's quantity, send the sale, wait for the fill. A refused sale is retried for seconds; then, or at once when the
+reason lasts, the exit is postponed and the position protector puts the stop back.
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from catalyst.broker.port import Priority
+from catalyst.clock import Clock
+from catalyst.daemon.exits.blocking_orders import BlockingOrders
+from catalyst.daemon.exits.cancel_turn import CancelTurn
+from catalyst.daemon.exits.exit_orders import Repricing, exit_order, repricing_of
+from catalyst.daemon.orders.cancel_throttle import CancelThrottle
+from catalyst.daemon.orders.submission import without_legs
+from catalyst.daemon.trading_state.current_day import CurrentDay
+from catalyst.domain.errors import BrokerError
+from catalyst.domain.order import PositionSide, Purpose, Status
+from catalyst.domain.position import PositionStatus
+from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
+from catalyst.domain.refusals import (
+    EXIT_ANSWERS,
+    MAX_UNPROTECTED_RETRIES,
+    REPLACE_ANSWERS,
+    ExitAnswer,
+    RefusalClass,
+    RejectionReason,
+    ReplaceAnswer,
+    class_of_exit,
+    pause_after,
+    reason_of,
+)
+from catalyst.domain.rows import OrderRow, PositionRow
+from catalyst.store import alerts, exit_intents, orders, positions
+from catalyst.store.exit_intents import ExitIntent
+
+log = structlog.get_logger()
+
+INITIAL_PAUSE: Final = timedelta(seconds=0.5)
+REPORT_TIMEOUT: Final = timedelta(seconds=2)  # without a trade update for this long, poll
+CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)  # before a cancel is requested again
+SLOW_EXIT_AFTER: Final = timedelta(seconds=30)  # an exit not filled by then raises an alert
+MAX_PAUSE: Final = timedelta(seconds=8)
+TURN_POLL_INTERVAL: Final = timedelta(seconds=0.5)
+REPRICED_TIMEOUT: Final = timedelta(seconds=5)  # a repriced take-profit has this long to fill
+RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # the broker's available quantity may lag its fills
+UNREADABLE_TIMEOUT: Final = timedelta(
+    seconds=11
+)  # unprotected shares of unknown quantity get their stop back
+# A limit exit queued during a halt is cancelled after this time, and the next one gets a new price.
+QUEUED_EXIT_TIMEOUT: Final = timedelta(seconds=60)
+UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=10)  # an acknowledgement takes milliseconds
+NO_SHARES_TIMEOUT: Final = timedelta(seconds=15)  # the broker's positions may lag behind its own fills
+ALERT_WINDOW: Final = timedelta(days=1)
+# Rejections because another order, usually external, reserves the shares.
+BLOCKED_CODES: Final = ("INSUFFICIENT_QTY", "WASH_TRADE", "OPPOSITE_ORDER")
+
+
+class Condition(StrEnum):
+    """A condition of an exit that counts only once it lasts."""
+
+    NO_SHARES = "no_shares"  # the broker shows no shares
+    RESERVED = "reserved"  # an order that no list shows reserves the shares
+    UNPROTECTED = "unprotected"  # no order works for the position
+
+
+@dataclass
+class ExitBackoff:
+    """Doubling pauses of one exit, and the start times of its conditions."""
+
+    pause: timedelta = INITIAL_PAUSE
+    cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
+    unacknowledged_since: dict[int, datetime] = field(default_factory=dict)  # by order id
+    _since: dict[Condition, datetime] = field(default_factory=dict)
+
+    def next_pause(self) -> timedelta:
+        """Return the next pause, and double the one after it up to MAX_PAUSE."""
+        pause, self.pause = self.pause, min(self.pause * 2, MAX_PAUSE)
+        return pause
+
+    def duration_of(self, condition: Condition, now: datetime) -> timedelta:
+        """Return how long the condition, which holds now, has lasted."""
+        return now - self._since.setdefault(condition, now)
+
+    def end(self, condition: Condition) -> None:
+        """Record that the condition does not hold now."""
+        self._since.pop(condition, None)
+
+
+@dataclass
+class PositionExit:
+    """Exits the position of one open intent. `overnight`: ids of positions whose exit must end now, unsold."""
+
+    blocking: BlockingOrders
+    current_day: CurrentDay
+    clock: Clock
+    epoch: int
+    turn: CancelTurn
+    overnight: Container[int]
+    intent: ExitIntent
+    backoff: ExitBackoff = field(default_factory=ExitBackoff)
+
+    def __post_init__(self) -> None:
+        self.store, self.broker = self.blocking.store, self.blocking.broker
+        self.ledger, self.submission = self.blocking.ledger, self.blocking.submission
+        self._began = self.clock.now()
+        self._alerted = False
+
+    async def run(self) -> None:
+        """Exit the position; return when it is closed or postponed, when no step is left, or when the market is
+        closed."""
+        try:
+            while await self._step():
+                pass
+        finally:
+            self.turn.release(self.intent.position_id)
+
+    async def _step(self) -> bool:
+        """Do the next step; return false when the exit ends or waits for another run."""
+        seen_version = self.ledger.changed.version
+        position, rows = await self._read_position()
+        if position.status == PositionStatus.CLOSED:
+            await self._end_intent("done")
+            return False
+        if self.submission.is_in_outage_exit(position.symbol):
+            return False  # the outage exit is closing it, and the database does not show that yet
+        await self._alert_when_slow(position)
+        sent = [row for row in rows if row.is_working and row.status is not Status.CREATED]
+        if position.position_id in self.overnight:
+            return await self._end_exits(position, sent, seen_version)
+        own_exits = [row for row in sent if self._is_awaited(row)]
+        if own_exits:
+            self.turn.release(position.position_id)
+            await self._await_fill(own_exits, seen_version)
+        elif not self.current_day.market_open:
+            log.warning("exit_waits_for_open", symbol=position.symbol, reason=self.intent.reason)
+            await self._drop_prepared()
+            return False
+        elif (repricing := repricing_of(position, sent, rows, self.intent)) is not None:
+            return await self._reprice_target(position, repricing)
+        elif sent:
+            self.backoff.end(Condition.UNPROTECTED)
+            await self._cancel_blocking_orders(position, sent, rows, seen_version)
+        else:
+            return await self._try_exit_order(position, rows)
+        return True
+
+    def _is_awaited(self, row: OrderRow) -> bool:
+        """Return true for a working exit that is awaited, false for an order to cancel.
+
+        External exits are cancelled because they reserve the shares. A repriced take-profit is awaited for
+        REPRICED_TIMEOUT, during a halt until it fills: its stop works beside it.
+        """
+        if row.origin == "catalyst" and row.replaces is not None:
+            is_halted = reason_of(self.intent.refusal or "") is RejectionReason.HALTED
+            return is_halted or self.clock.now() - row.created_at < REPRICED_TIMEOUT
+        return row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) and row.origin != "external"
+
+    async def _read_position(self) -> tuple[PositionRow, list[OrderRow]]:
+        position_id = self.intent.position_id
+        async with self.store.read() as conn:
+            return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
+
+    # -- waiting
+
+    async def _await_fill(self, working: list[OrderRow], seen_version: int) -> None:
+        """Wait up to REPORT_TIMEOUT for a report of the exits already sent, then poll them.
+
+        Limit exits older than QUEUED_EXIT_TIMEOUT and exits that the venue does not acknowledge are cancelled; a new
+        order follows.
+        """
+        for row in working:
+            is_queued = row.order_type == "limit" and row.replaces is None
+            if is_queued and self.clock.now() - row.created_at >= QUEUED_EXIT_TIMEOUT:
+                await self.submission.cancel(row, self.intent.purpose.upper())
+            elif await self._is_stuck(row):
+                log.warning("exit_unacknowledged", order_id=row.order_id, symbol=row.symbol)
+                await self.submission.cancel(row, UNACKNOWLEDGED_REASON)
+        if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
+            return
+        for row in working:
+            if row.alpaca_order_id is None:
+                await self.submission.resolve(row.order_id)
+            else:
+                await self.submission.refresh(row.alpaca_order_id, "poll")
+
+    async def _is_stuck(self, row: OrderRow) -> bool:
+        """Return true when an exit is unacknowledged for UNACKNOWLEDGED_TIMEOUT and a new read confirms it.
+
+        It is true once every CANCEL_RETRY_AFTER, so that the cancel is repeated.
+        """
+        now = self.clock.now()
+        if row.broker_status != UNACKNOWLEDGED_STATUS or row.filled_qty or row.alpaca_order_id is None:
+            self.backoff.unacknowledged_since.pop(row.order_id, None)
+            return False
+        if now - self.backoff.unacknowledged_since.setdefault(row.order_id, now) < UNACKNOWLEDGED_TIMEOUT:
+            return False
+        if not self.backoff.cancels.acquire(row.order_id, now):
+            return False
+        if not await self.submission.refresh(row.alpaca_order_id, "poll"):
+            return False
+        async with self.store.read() as conn:
+            current = await orders.get(conn, row.order_id)
+        return current.broker_status == UNACKNOWLEDGED_STATUS and not current.filled_qty
+
+    # -- repricing and cancelling
+
+    async def _reprice_target(self, position: PositionRow, repricing: Repricing) -> bool:
+        """Move the take-profit to the market, once; return false, with the exit postponed, when every sale is
+        refused."""
+        repriced = repricing.order(epoch=self.epoch)
+        log.warning(
+            "take_profit_repriced",
+            symbol=position.symbol,
+            limit=str(repriced.limit_price),
+            reason=self.intent.reason,
+        )
+        sent = await self.submission.replace(repricing.target, repriced, note=self.intent.reason)
+        refusal = sent.rejection_reason or ""
+        if sent.status is Status.REJECTED and REPLACE_ANSWERS[reason_of(refusal)] is ReplaceAnswer.POSTPONE:
+            await self._postpone(position, refusal)
+            return False
+        return True
+
+    async def _cancel_blocking_orders(
+        self, position: PositionRow, working: list[OrderRow], rows: list[OrderRow], seen_version: int
+    ) -> None:
+        """Write the sale, cancel the orders that reserve the shares, then wait for a report or poll them.
+
+        One position after the other does this.
+        """
+        if not self.turn.acquire(position.position_id, self.clock.now()):
+            await self.ledger.changed.wait(self.clock, TURN_POLL_INTERVAL, since=seen_version)
+            return
+        if _prepared_exit(rows) is None:
+            await self.submission.prepare_exit(
+                exit_order(position, rows, self.intent, position.quantity, epoch=self.epoch),
+                note=self.intent.reason,
+            )
+        await self.submission.cancel_orders(
+            without_legs(working), self.intent.purpose.upper(), self.backoff.cancels
+        )
+        if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
+            return  # a report changed the rows: read them again
+        for broker_id in _group_broker_ids(working, rows):
+            await self.submission.refresh(broker_id, "poll")
+
+    # -- selling
+
+    async def _try_exit_order(self, position: PositionRow, rows: list[OrderRow]) -> bool:
+        """Send an exit order for the quantity just read.
+
+        Return false when the exit is postponed, or abandoned because the broker has shown no shares for
+        NO_SHARES_TIMEOUT.
+        """
+        self.backoff.duration_of(Condition.UNPROTECTED, self.clock.now())
+        quantity = await self._exit_quantity(position, rows)
+        unprotected_for = self.backoff.duration_of(Condition.UNPROTECTED, self.clock.now())
+        if quantity == 0:
+            if self.backoff.duration_of(Condition.NO_SHARES, self.clock.now()) >= NO_SHARES_TIMEOUT:
+                await self._end_intent("abandoned")
+                log.error(
+                    "exit_no_shares_at_broker", symbol=position.symbol, position_id=position.position_id
+                )
+                return False
+        else:
+            self.backoff.end(Condition.NO_SHARES)
+        if quantity is None and unprotected_for >= UNREADABLE_TIMEOUT:
+            await self._postpone(position, f"{RejectionReason.SUBMIT_FAILED}: the shares could not be read")
+            return False
+        if not quantity:
+            # Short pauses: a read costs less than a rejected order.
+            await self.clock.sleep(min(self.backoff.next_pause(), REPORT_TIMEOUT))
+            return True
+        sent = await self._send_exit_order(position, rows, quantity)
+        if sent.status is not Status.REJECTED:
+            return True
+        refusal = sent.rejection_reason or ""
+        must_postpone = EXIT_ANSWERS[reason_of(refusal)] is ExitAnswer.POSTPONE
+        unprotected_for = self.backoff.duration_of(Condition.UNPROTECTED, self.clock.now())
+        if must_postpone or unprotected_for >= MAX_UNPROTECTED_RETRIES:
+            await self._postpone(position, refusal)
+            return False
+        await self.clock.sleep(self.backoff.next_pause())
+        return True
+
+    async def _exit_quantity(self, position: PositionRow, rows: list[OrderRow]) -> Decimal | None:
+        """Return the shares to sell (or buy back) now: the smaller of our and the broker's quantity.
+
+        None when this is not known yet. Zero when the broker shows no shares, after missing fills are booked, or the
+        opposite side.
+        """
+        try:
+            held = await self.broker.position(position.symbol, priority=Priority.EXIT)
+        except BrokerError as error:
+            log.warning("position_read_failed", symbol=position.symbol, error=str(error))
+            return None
+        if held is None or held.quantity == 0:
+            for row in rows:
+                if row.alpaca_order_id is not None:
+                    await self.ledger.fetch_missing_fills(row.alpaca_order_id, "poll")
+            return Decimal(0)
+        if (held.quantity > 0) is not (position.side is PositionSide.LONG):
+            log.error("position_side_mismatch", symbol=position.symbol, broker_qty=str(held.quantity))
+            return Decimal(0)
+        quantity = min(position.quantity, abs(held.quantity))
+        if abs(held.available) >= quantity:
+            self.backoff.end(Condition.RESERVED)
+            return quantity
+        log.info("shares_reserved", symbol=position.symbol, available=str(held.available))
+        if await self.blocking.cancel_external_orders(position.symbol):
+            return None
+        if self.backoff.duration_of(Condition.RESERVED, self.clock.now()) < RESERVED_SHARES_TIMEOUT:
+            return None
+        return quantity  # no list shows the order that reserves them; the rejection of an exit names it
+
+    async def _send_exit_order(
+        self, position: PositionRow, rows: list[OrderRow], quantity: Decimal
+    ) -> OrderRow:
+        """Send the prepared sale, or write and send another; cancel the orders that its rejection names."""
+        prepared = _prepared_exit(rows)
+        if prepared is not None and prepared.quantity == quantity:
+            sent = await self.submission.send_prepared_exit(prepared)
+        else:
+            await self._drop_prepared()
+            sent = await self.submission.place(
+                exit_order(position, rows, self.intent, quantity, epoch=self.epoch), note=self.intent.reason
+            )
+        log.info(
+            "exit_sent",
+            symbol=position.symbol,
+            qty=str(quantity),
+            reason=self.intent.reason,
+            status=sent.status,
+        )
+        blocking_ids = self.submission.blocking_orders.pop(sent.order_id, ())
+        if sent.rejection_reason and sent.rejection_reason.startswith(BLOCKED_CODES):
+            for broker_id in blocking_ids:
+                await self.blocking.cancel_named_order(broker_id, position.position_id, self.intent.purpose)
+            await self.blocking.cancel_external_orders(position.symbol)
+        return sent
+
+    # -- ending
+
+    async def _end_exits(self, position: PositionRow, sent: list[OrderRow], seen_version: int) -> bool:
+        """Cancel the exits that still work, then postpone the exit; its protective orders stay."""
+        sales = [row for row in sent if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
+        if not sales:
+            await self._postpone(position, None)
+            return False
+        await self.submission.cancel_orders(sales, self.intent.purpose.upper(), self.backoff.cancels)
+        if not await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
+            for broker_id in _group_broker_ids(sales, sales):
+                await self.submission.refresh(broker_id, "poll")
+        return True
+
+    async def _postpone(self, position: PositionRow, refusal: str | None) -> None:
+        """Postpone the exit; its protective orders work again until then. `refusal` None: the session ends."""
+        now = self.clock.now()
+        refusals = self.intent.refusals + (refusal is not None)
+        pause = pause_after(refusal or self.intent.refusal or "", max(refusals, 1))
+        async with self.store.tx("exit_postponed") as conn:
+            await exit_intents.postpone(
+                conn, self.intent.intent_id, retry_at=now + pause, refusal=refusal, refusals=refusals
+            )
+            await exit_intents.drop_unsent_exits(conn, position.position_id, at=now, epoch=self.epoch)
+            if refusal is not None and (class_of_exit(refusal) is not RefusalClass.PASSING or refusals > 1):
+                await alerts.raise_alert(
+                    conn,
+                    "EXIT_REFUSED",
+                    f"{position.symbol}: the broker refuses to exit {position.quantity} shares ({refusal}); the stop "
+                    "protects them, Catalyst tries again; sell them in the broker's app if they must go now",
+                    subject=position.position_id,
+                    facts={
+                        "position_id": position.position_id,
+                        "symbol": position.symbol,
+                        "refusal": refusal,
+                    },
+                    at=now,
+                    window=ALERT_WINDOW,
+                )
+        log.error(
+            "exit_postponed",
+            symbol=position.symbol,
+            refusal=refusal,
+            refusals=refusals,
+            again_in=pause.total_seconds(),
+        )
+        self.ledger.changed.notify()  # the position protector checks now
+
+    async def _drop_prepared(self) -> None:
+        """End the sale that was written and not sent."""
+        async with self.store.tx("exit_dropped") as conn:
+            await exit_intents.drop_unsent_exits(
+                conn, self.intent.position_id, at=self.clock.now(), epoch=self.epoch
+            )
+
+    async def _end_intent(self, state: str) -> None:
+        async with self.store.tx("exit_end") as conn:
+            await exit_intents.end_intent(
+                conn, self.intent.position_id, state=state, at=self.clock.now(), epoch=self.epoch
+            )
+
+    async def _alert_when_slow(self, position: PositionRow) -> None:
+        """Raise an alert once the exit takes longer than SLOW_EXIT_AFTER."""
+        if self._alerted or self.clock.now() - self._began <= SLOW_EXIT_AFTER:
+            return
+        self._alerted = True
+        log.error("exit_slow", symbol=position.symbol, reason=self.intent.reason)
+        async with self.store.tx("alert") as conn:
+            await alerts.raise_alert(
+                conn,
+                "EXIT_SLOW",
+                f"{position.symbol}: the exit ({self.intent.reason}) is not complete after {SLOW_EXIT_AFTER.seconds} s;"
+                " Catalyst keeps trying, check the order at the broker",
+                subject=position.position_id,
+                facts={"position_id": position.position_id, "symbol": position.symbol},
+                at=self.clock.now(),
+            )
+
+
+def _prepared_exit(rows: list[OrderRow]) -> OrderRow | None:
+    """Return the sale that was written and never sent."""
+    return next(
+        (
+            row
+            for row in rows
+            if row.status is Status.CREATED and row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)
+        ),
+        None,
+    )
+
+
+def _group_broker_ids(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:
+    """Return the broker ids whose reports contain every working order: a leg is reported with its parent."""
+    by_id = {row.order_id: row for row in rows}
+    parents = [by_id.get(row.parent_order_id or row.order_id, row) for row in working]
+    return {row.alpaca_order_id for row in parents if row.alpaca_order_id is not None}
