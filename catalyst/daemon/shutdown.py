@@ -137,6 +137,7 @@ async def _flatten_by_database(components: Components, stop: StopRequest, deadli
         purpose=Purpose.FLATTEN,
         within=deadline - components.clock.now(),
         cycle_id=components.current_day.cycle_id,
+        protect_rest=True,
     )
     return ExitCode.FLAT if proof.proven else ExitCode.NOT_FLAT
 

@@ -1,12 +1,15 @@
 """Refused exits: the broker refuses the sale of shares that a stop protects."""
 
 from datetime import timedelta
+from typing import Any
 
+from catalyst.daemon.shutdown import ExitCode
 from catalyst.simulator.rules.orders import OrderSide
 from catalyst.simulator.rules.pricing import is_stop
+from tests.simulator.manual_feed import at
 from tests.stories.scenario import Scenario, open_scenario
 
-DAY_TRADING = {
+DAY_TRADING: dict[str, Any] = {
     "kind": "status_before",
     "method": "POST",
     "route": "/v2/orders",
@@ -17,7 +20,7 @@ DAY_TRADING = {
     "message": "insufficient day trading buying power",
     "count": 0,
 }
-NOT_REPLACEABLE = {
+NOT_REPLACEABLE: dict[str, Any] = {
     "kind": "status_before",
     "method": "PATCH",
     "route": "/v2/orders/*",
@@ -26,12 +29,6 @@ NOT_REPLACEABLE = {
     "message": "unable to replace order, order isn't sent to exchange yet",
     "count": 0,
 }
-
-
-async def refuse(scenario: Scenario, **rule: object) -> None:
-    """Let the exchange refuse the requests of this rule."""
-    kind = str(rule.pop("kind"))
-    await scenario.inject_fault(kind, **rule)
 
 
 def working_stops(scenario: Scenario, symbol: str) -> list[tuple[str, int]]:
@@ -90,4 +87,68 @@ async def test_refused_exit_is_protected_again_and_alerted(database: str) -> Non
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("MANUAL")
+        await scenario.assert_consistent()
+
+
+async def not_sold_alerts(scenario: Scenario) -> list[str]:
+    """Return the messages of the alerts about shares that were not sold."""
+    rows = await scenario.conn.fetch("SELECT message FROM alerts WHERE event = 'NOT_SOLD' ORDER BY alert_id")
+    return [str(row["message"]) for row in rows]
+
+
+async def test_sigterm_leaves_unsold_shares_under_a_stop_that_stays(database: str) -> None:
+    """Given sales and replacements are refused, when the daemon is stopped, then the process ends with NOT_FLAT within
+    its minute, a good-till-cancelled stop works at the broker, and an alert names it."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault(**DAY_TRADING)
+        await scenario.inject_fault(**NOT_REPLACEABLE)
+        began = scenario.clock.now()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
+        assert scenario.clock.now() - began <= timedelta(seconds=61)
+        assert working_stops(scenario, "AAPL") == [("gtc", 20)]
+        assert await longest_gap(scenario, "AAPL") < 10
+        [message] = await not_sold_alerts(scenario)
+        assert "AAPL 20 shares, stop $188.00 good till cancelled" in message
+        assert "insufficient day trading buying power" in message
+        await scenario.assert_consistent()
+
+
+async def test_day_stop_of_shares_in_a_refused_exit_outlives_the_session(database: str) -> None:
+    """Given every sale is refused and the target too, so that the legs of the day never were cancelled, when the day
+    ends, then a good-till-cancelled stop replaces them before the close, and it works after it."""
+    async with open_scenario(database, now=at("15:48")) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault(
+            "status_before", method="PATCH", route="/v2/orders/*", status=403, code=40310100, count=0,
+            message="trade denied due to pattern day trading protection",
+        )  # fmt: skip
+        await scenario.clock.advance_to(at("15:56"))
+        assert working_stops(scenario, "AAPL") == [("day", 20)]
+        assert await longest_gap(scenario, "AAPL") < 1
+        await scenario.clock.advance_to(at("15:59"))
+        assert working_stops(scenario, "AAPL") == [("gtc", 20)]
+        assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
+        assert working_stops(scenario, "AAPL") == [("gtc", 20)]
+        assert "pattern day trading" in (await not_sold_alerts(scenario))[0]
+        await scenario.assert_consistent()
+
+
+async def test_stop_of_unsold_shares_works_the_next_morning(database: str) -> None:
+    """Given shares that could not be sold before the close, then the next morning's exit sells them."""
+    async with open_scenario(database, now=at("15:48"), once=False) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault(**DAY_TRADING)
+        await scenario.inject_fault(**NOT_REPLACEABLE)
+        await scenario.clock.advance_to(at("16:01"))
+        assert working_stops(scenario, "AAPL") == [("gtc", 20)]
+        await scenario.crash()
+        await scenario.clear_faults()
+        await scenario.clock.advance_to(at("09:31") + timedelta(days=1))
+        scenario.print_trade("AAPL", "190.00")
+        assert working_stops(scenario, "AAPL") == [("gtc", 20)]
+        await scenario.start()
+        await scenario.advance(seconds=60)
+        assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()

@@ -6,9 +6,10 @@ from decimal import Decimal
 from typing import Final
 
 from catalyst.domain.ids import client_order_id, unused_client_order_id
-from catalyst.domain.order import PositionSide, Purpose, side_for
+from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.price import round_nearest, tick_of
+from catalyst.domain.refusals import REPLACE_ANSWERS, ReplaceAnswer, reason_of
 from catalyst.domain.rows import NewOrder, OrderRow, PositionRow
 from catalyst.store.exit_intents import ExitIntent
 
@@ -53,6 +54,7 @@ class Repricing:
 
     target: OrderRow
     stop: Decimal
+    attempt: int = 0  # of this target
 
     @property
     def limit(self) -> Decimal:
@@ -68,7 +70,7 @@ class Repricing:
         """
         target = self.target
         return NewOrder(
-            client_order_id=client_order_id(target.client_order_id, "m", 0),
+            client_order_id=client_order_id(target.client_order_id, "m", self.attempt),
             symbol=target.symbol,
             purpose=Purpose.TAKE_PROFIT,
             position_side=target.position_side,
@@ -101,7 +103,7 @@ def repricing_of(
     for target in working:
         stop = stops.get(target.parent_order_id or target.order_id)
         if stop is not None and _is_repriceable(target, rows):
-            repricing = Repricing(target, stop)
+            repricing = Repricing(target, stop, sum(row.replaces == target.order_id for row in rows))
             return repricing if _is_marketable(position, repricing.limit) else None
     return None
 
@@ -134,5 +136,11 @@ def _is_repriceable(row: OrderRow, rows: Sequence[OrderRow]) -> bool:
         and not (row.origin == "catalyst" and row.replaces is not None)  # repriced before
         and row.alpaca_order_id is not None
         and row.broker_status == "new"
-        and not any(other.replaces == row.order_id for other in rows)
+        and not any(other.replaces == row.order_id and not _was_postponed(other) for other in rows)
     )
+
+
+def _was_postponed(row: OrderRow) -> bool:
+    """Return true for a replacement that the broker refused as it refuses every sale: it is tried again."""
+    is_rejected = row.status is Status.REJECTED
+    return is_rejected and REPLACE_ANSWERS[reason_of(row.rejection_reason or "")] is ReplaceAnswer.POSTPONE

@@ -19,6 +19,7 @@ from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import Purpose
+from catalyst.domain.protection import Protection, exit_orders_of, lasting_stop, protection_of
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.flat_proof_files import FlatProofFiles
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=5)
 MAX_RESULT_ATTEMPTS: Final = 4  # reads of the broker's fills, which may appear shortly after its positions
+PROTECT_REST_BEFORE: Final = timedelta(seconds=20)  # the deadline: what is not sold by then keeps a stop
 OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol that we traded within this time is ours
 
 
@@ -95,36 +97,64 @@ class Flatten:
     active_runs: int = 0  # calls of `run` that have not ended
 
     async def run(
-        self, reason: str, *, by: str, purpose: Purpose, within: timedelta, cycle_id: str | None
+        self,
+        reason: str,
+        *,
+        by: str,
+        purpose: Purpose,
+        within: timedelta,
+        cycle_id: str | None,
+        protect_rest: bool = False,
     ) -> FlatProof:
         """Cancel every working entry, exit every position, wait, verify at the broker and write the proof.
 
-        After `within`, return what could be proven by then.
+        After `within`, return what could be proven by then. `protect_rest`: the process or the session ends, so what
+        cannot be sold until PROTECT_REST_BEFORE gets a good-till-cancelled stop and is named in an alert.
         """
         log.warning("flatten_started", reason=reason, by=by)
         deadline = self.clock.now() + within
         self.active_runs += 1
         try:
-            await self._exit_all(reason, by, purpose, deadline)
+            await self._exit_all(reason, by, purpose, deadline, protect_rest=protect_rest)
         finally:
             self.active_runs -= 1
+        if protect_rest:
+            await self._alert_not_sold(reason, cycle_id)
         return await self.prove(reason, by=by, cycle_id=cycle_id, deadline=deadline)
 
-    async def _exit_all(self, reason: str, by: str, purpose: Purpose, deadline: datetime) -> None:
-        """Cancel orders and exit positions until none remains or the deadline is reached."""
+    async def _exit_all(
+        self, reason: str, by: str, purpose: Purpose, deadline: datetime, *, protect_rest: bool
+    ) -> None:
+        """Cancel orders and exit positions until none remains or the deadline is reached.
+
+        With `protect_rest`, return as soon as nothing but positions with a good-till-cancelled stop remains.
+        """
         cancels = CancelThrottle[int](CANCEL_RETRY_AFTER)
+        requested: set[int] = set()  # position ids
         while True:
             seen_version = self.ledger.changed.version
             working, held = await self._read_remaining()
             if (not working and not held) or self.clock.now() >= deadline:
                 return
+            held_ids = {position.position_id for position in held}
+            must_protect = protect_rest and (
+                not self.exits.market_open or self.clock.now() >= deadline - PROTECT_REST_BEFORE
+            )
+            if must_protect:
+                self.exits.end_exits(held_ids)
+                if held and await self._only_lasting_stops_remain(held, working):
+                    return
             with_intent = await self._exiting_position_ids()
             for position in held:
-                if position.position_id not in with_intent:
+                if position.position_id not in with_intent & requested:
+                    requested.add(position.position_id)
                     await self.exits.request(
-                        position.position_id, reason=f"{reason}: {position.symbol}", purpose=purpose, by=by
+                        position.position_id,
+                        reason=f"{reason}: {position.symbol}",
+                        purpose=purpose,
+                        by=by,
+                        retry_now=True,
                     )
-            held_ids = {position.position_id for position in held}
             for row in working:
                 ends_with_exit_or_parent = row.position_id in held_ids or row.parent_order_id is not None
                 if not ends_with_exit_or_parent and cancels.acquire(row.order_id, self.clock.now()):
@@ -132,6 +162,55 @@ class Flatten:
             await self.exits.start_open_intents()
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(working, deadline)
+
+    async def _only_lasting_stops_remain(self, held: list[PositionRow], working: list[OrderRow]) -> bool:
+        """Return true when each position is under a stop that outlives the session, and nothing else works."""
+        held_ids = {position.position_id for position in held}
+        if any(row.position_id not in held_ids for row in working):
+            return False
+        async with self.store.read() as conn:
+            rows = await orders.of_positions(conn, sorted(held_ids))
+        return all(
+            protection_of(position.quantity, exit_orders_of(rows[position.position_id]))
+            is Protection.PROTECTED
+            and lasting_stop(rows[position.position_id]) is not None
+            for position in held
+        )
+
+    async def _alert_not_sold(self, reason: str, cycle_id: str | None) -> None:
+        """Name each position that remains, with the stop that protects it and the broker's last refusal."""
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+            if not held:
+                return
+            rows = await orders.of_positions(conn, [position.position_id for position in held])
+            refusals = {
+                intent.position_id: intent.refusal for intent in await exit_intents.open_intents(conn)
+            }
+        sentences = []
+        for position in held:
+            stop = lasting_stop(rows[position.position_id])
+            protection = (
+                "no good-till-cancelled stop"
+                if stop is None
+                else f"stop ${stop.stop_price:.2f} good till cancelled"
+            )
+            refusal = refusals.get(position.position_id)
+            sentences.append(
+                f"{position.symbol} {position.quantity} shares, {protection}"
+                + (f" ({refusal})" if refusal else "")
+            )
+        symbols = [position.symbol for position in held]
+        log.error("positions_not_sold", symbols=symbols, reason=reason)
+        async with self.store.tx("alert") as conn:
+            await alerts.raise_alert(
+                conn,
+                "NOT_SOLD",
+                f"not sold at {reason}: {'; '.join(sentences)}; they stay overnight, check them at the broker",
+                subject=f"{cycle_id}:{reason}",
+                facts={"symbols": symbols, "reason": reason},
+                at=self.clock.now(),
+            )
 
     async def cancel_entries(self, *, within: timedelta) -> bool:
         """Cancel every working entry and wait until all are terminal; positions keep their stops.

@@ -24,6 +24,7 @@ from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import Purpose
+from catalyst.domain.session import Session
 from catalyst.store import exit_intents, positions
 from catalyst.store.exit_intents import ExitIntent
 from catalyst.store.pool import Store
@@ -55,6 +56,7 @@ class SafeExit:
     exit_in_outage: ExitInOutage
     requested: ChangeSignal = field(default_factory=ChangeSignal)
     overnight: set[int] = field(default_factory=set)
+    _ending_session: Session | None = None  # of `overnight`
     _turn: CancelTurn = field(default_factory=CancelTurn)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -113,6 +115,8 @@ class SafeExit:
 
         While the market is closed, intents wait and the protective orders keep working.
         """
+        if self.current_day.session != self._ending_session:
+            self.overnight.clear()  # the next session begins with every exit
         if not self.market_open:
             return POLL_INTERVAL
         async with self.store.read() as conn:
@@ -120,7 +124,7 @@ class SafeExit:
         now = self.clock.now()
         for intent in intents:
             task = self._tasks.get(intent.position_id)
-            if intent.is_postponed(now):
+            if intent.is_postponed(now) or intent.position_id in self.overnight:
                 continue
             if task is None or task.done():
                 self._tasks[intent.position_id] = asyncio.create_task(
@@ -132,6 +136,7 @@ class SafeExit:
     def end_exits(self, position_ids: Iterable[int]) -> None:
         """End the exits of these positions unsold, because the process or the session ends."""
         self.overnight |= set(position_ids)
+        self._ending_session = self.current_day.session
         self.ledger.changed.notify()
 
     async def _run_intent(self, intent: ExitIntent) -> None:

@@ -112,6 +112,7 @@ class PositionProtector:
         self.ledger.last_known.update(held, rows, version=version, read_at=read_at)
         await self.unprotected_time.measure_closed(held)
         self._postponed = {intent.position_id for intent in intents if intent.is_postponed(read_at)}
+        self._postponed |= self.exits.overnight
         # While the market is closed no exit can run: protect until the open.
         exiting = {intent.position_id for intent in intents} - self._postponed
         exiting = exiting if self.exits.market_open else set()

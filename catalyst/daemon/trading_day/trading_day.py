@@ -347,6 +347,7 @@ class TradingDay:
             purpose=Purpose.EXIT,
             within=min(FLATTEN_TIMEOUT, max(time_to_close - timedelta(seconds=30), timedelta(seconds=30))),
             cycle_id=self.cycle_id,
+            protect_rest=True,
         )
 
     async def verify_flat(self) -> None:
