@@ -33,6 +33,7 @@ MAX_PAUSE: Final = timedelta(seconds=60)
 ATTEMPT_WINDOW: Final = timedelta(minutes=30)
 FREE_PLACEMENTS: Final = 3  # accepted orders that the broker ended: so many are replaced without a pause
 FIRST_REPLACEMENT_PAUSE: Final = timedelta(seconds=5)
+LIMITED_CHECK_INTERVAL: Final = timedelta(seconds=15)  # while a pause keeps an order that does not protect
 MAX_REPLACEMENTS: Final = 6  # later an order that the broker shows and that does not protect is left alone
 OVERNIGHT_REASON: Final = (
     "OVERNIGHT"  # the cancel reason of day orders that a good-till-cancelled stop replaces
@@ -98,12 +99,16 @@ class HeldShares:
 
 @dataclass(frozen=True, slots=True)
 class ProtectionStep:
-    """The next action; `reason` of a cancel or an exit, order class and time in force of an order to place."""
+    """The next action; `reason` of a cancel or an exit, order class and time in force of an order to place.
+
+    `check_after`: the next read is useless before, unless a report changes an order.
+    """
 
     action: ProtectionAction
     reason: str = ""
     order_class: str = ""
     time_in_force: str = ""
+    check_after: timedelta = timedelta(0)
 
 
 WAIT: Final = ProtectionStep(ProtectionAction.WAIT)
@@ -127,8 +132,9 @@ def next_protection_step(shares: HeldShares, rules: ProtectionRules, now: dateti
     if seen_for < rules.confirm_after:
         return WAIT
     if shares.exits_working:
-        if shares.state is not Protection.PARTIAL and _is_too_early_to_replace(shares, now):
-            return WAIT
+        wait = _time_to_replace(shares, now)
+        if shares.state is not Protection.PARTIAL and wait > timedelta(0):
+            return ProtectionStep(ProtectionAction.WAIT, check_after=wait)
         is_pending = shares.state is Protection.PENDING
         return _cancel(UNACKNOWLEDGED_REASON if is_pending else REPLACED_REASON, rules)
     return _place_or_exit(shares, rules, now)
@@ -177,15 +183,18 @@ def _recently_placed(shares: HeldShares, now: datetime) -> list[datetime]:
     return [at for at in shares.placed if now - at < ATTEMPT_WINDOW]
 
 
-def _is_too_early_to_replace(shares: HeldShares, now: datetime) -> bool:
-    """Return true while working orders that do not protect are left alone: the broker shows each replacement in the
-    same state, so the pause doubles, and MAX_REPLACEMENTS end it."""
+def _time_to_replace(shares: HeldShares, now: datetime) -> timedelta:
+    """Return how long working orders that do not protect are left alone, at most LIMITED_CHECK_INTERVAL.
+
+    The broker shows each replacement in the same state, so the pause doubles, and MAX_REPLACEMENTS end it.
+    """
     placed = _recently_placed(shares, now)
     if not placed:
-        return False
-    return len(placed) >= MAX_REPLACEMENTS or now - placed[-1] < FIRST_REPLACEMENT_PAUSE * 2 ** (
-        len(placed) - 1
-    )
+        return timedelta(0)
+    if len(placed) >= MAX_REPLACEMENTS:
+        return LIMITED_CHECK_INTERVAL
+    pause: timedelta = FIRST_REPLACEMENT_PAUSE * 2 ** (len(placed) - 1)
+    return min(placed[-1] + pause - now, LIMITED_CHECK_INTERVAL)
 
 
 def _is_too_early_to_place(shares: HeldShares, now: datetime) -> bool:

@@ -5,7 +5,7 @@ It is level-triggered: each check derives the missing orders from rows and the b
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -72,6 +72,8 @@ class PositionProtector:
     _states: StateSince[int] = field(default_factory=StateSince[int])  # by position id
     _verified: dict[int, ProtectionFingerprint] = field(default_factory=dict)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    # By position id: facts that need no further read until then.
+    _limited: dict[int, tuple[ProtectionFingerprint, datetime]] = field(default_factory=dict)
     _postponed: set[int] = field(default_factory=set)  # positions whose exit is postponed
     _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
 
@@ -124,6 +126,9 @@ class PositionProtector:
             if self.submission.is_in_outage_exit(position.symbol):
                 continue  # the outage exit is closing it, and the database does not show that yet
             has_unconfirmed = True
+            limited_to, until = self._limited.get(position.position_id, (None, read_at))
+            if limited_to == fingerprint and read_at < until:
+                continue
             task = self._tasks.get(position.position_id)
             if task is None or task.done():
                 self._tasks[position.position_id] = asyncio.create_task(
@@ -153,6 +158,8 @@ class PositionProtector:
             self._verified[position_id] = self._fingerprint(position, rows)
             await self.unprotected_time.mark_protected(position, rows)
             return
+        if step.check_after:
+            self._limited[position_id] = self._fingerprint(position, rows), now + step.check_after
         self._verified.pop(position_id, None)  # rows that were confirmed before have to be confirmed again
         if state is not Protection.EXCESS:
             await self.unprotected_time.mark_unprotected(position, rows, state)
@@ -211,11 +218,17 @@ class PositionProtector:
             return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
 
     async def _refresh_orders(self, rows: list[OrderRow]) -> None:
-        """Poll every group that may protect: the entry with its legs, an OCO with its stop."""
+        """Poll every group that may protect: the entry with its legs, an OCO with its stop.
+
+        A group that has ended is not read again, unless its legs are not known yet.
+        """
+        parents_with_legs = {row.parent_order_id for row in rows}
+        working = {row.parent_order_id or row.order_id for row in rows if row.status in WORKING}
         for row in rows:
             if row.alpaca_order_id is None or row.parent_order_id is not None:
                 continue
-            if row.order_class in ("bracket", "oco") or row.status in WORKING:
+            has_unknown_legs = row.order_class in ("bracket", "oco") and row.order_id not in parents_with_legs
+            if row.order_id in working or has_unknown_legs:
                 await self.submission.refresh(row.alpaca_order_id, "poll")
 
     async def _ensure_levels(self, position: PositionRow) -> PositionRow | None:
