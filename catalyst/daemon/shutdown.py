@@ -78,7 +78,7 @@ async def flatten_or_none(components: Components, stop: StopRequest, deadline: d
     for attempt in range(MAX_FLATTEN_ATTEMPTS):
         if attempt:
             await components.clock.sleep(FLATTEN_RETRY_PAUSE)
-        if not await components.store.is_reachable():
+        if not await components.store.is_writable():
             break
         flattening = asyncio.create_task(_flatten_by_database(components, stop, deadline), name="flatten")
         outage = asyncio.create_task(_wait_for_outage(components), name="outage_watch")
@@ -111,7 +111,7 @@ async def _wait_for_outage(components: Components) -> None:
     missed = 0
     while missed < 2:
         await components.clock.sleep(FLATTEN_RETRY_PAUSE)
-        missed = 0 if await components.store.is_reachable() else missed + 1
+        missed = 0 if await components.store.is_writable() else missed + 1
 
 
 async def flatten_in_outage(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:

@@ -45,6 +45,12 @@ _COMMAND_TIMEOUT_S: Final = (
 _CLOSE_TIMEOUT_S: Final = 2.0  # real seconds for a connection to close
 _MAX_ATTEMPTS: Final = 3
 _READ_WRITE: Final = SessionAttribute.read_write
+_TRY_JOURNAL: Final = """
+    BEGIN;
+    INSERT INTO order_events (at, source, kind) VALUES (to_timestamp(0), 'probe', 'probe');
+    SET CONSTRAINTS ALL IMMEDIATE;
+    ROLLBACK;
+"""
 
 
 class ReservedConnections:
@@ -229,16 +235,22 @@ class Store:
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
             await self.expire()
 
-    async def is_reachable(self) -> bool:
-        """Return true when the server accepts a new connection and responds; a full server counts as
-        reachable."""
+    async def is_writable(self) -> bool:
+        """Return true when a new connection can write a line of the journal, which every order needs; it is rolled
+        back. A full server counts as writable; a lock that outlives LOCK_TIMEOUT_MS does not."""
         try:
             with self.clock.hold(), translated_errors():
-                conn = await asyncpg.connect(self.dsn, timeout=_ACQUIRE_TIMEOUT_S)
+                conn = await asyncpg.connect(
+                    self.dsn,
+                    timeout=_ACQUIRE_TIMEOUT_S,
+                    server_settings={"lock_timeout": str(LOCK_TIMEOUT_MS), "search_path": "public"},
+                )
                 try:
-                    await conn.execute("SELECT 1", timeout=_ACQUIRE_TIMEOUT_S)
+                    await conn.execute(_TRY_JOURNAL, timeout=_ACQUIRE_TIMEOUT_S * 2)
                 finally:
                     conn.terminate()
+        except DatabaseContention:
+            return False
         except DatabaseUnavailable as error:
             return isinstance(error.__cause__, asyncpg.TooManyConnectionsError)
         return True
