@@ -71,6 +71,7 @@ class Components:
     stream_consumer: StreamConsumer
     flatten: Flatten
     outage_exit: OutageExit
+    outage_protection: OutageProtection
     scanner: Scanner
     entries: EntryPlacement
     end_of_day: EndOfDay
@@ -189,6 +190,7 @@ def build_components(
         stream_consumer=StreamConsumer(stream, ledger, gate, reconciler, store, clock),
         flatten=flatten,
         outage_exit=outage_exit,
+        outage_protection=outage_protection,
         scanner=scanner,
         entries=entries,
         end_of_day=end_of_day,

@@ -25,6 +25,7 @@ FLATTEN_RETRY_PAUSE: Final = timedelta(seconds=2)
 MIN_OUTAGE_FLATTEN_TIME: Final = timedelta(
     seconds=20
 )  # an outage flatten gets at least this, however late it begins
+PROTECT_REST_TIMEOUT: Final = timedelta(seconds=10)  # for the stops of what an outage flatten could not sell
 DRAIN_TIMEOUT: Final = timedelta(seconds=10)  # our open requests end within this time
 
 
@@ -125,7 +126,10 @@ async def flatten_in_outage(components: Components, stop: StopRequest, deadline:
         within=max(deadline - components.clock.now(), MIN_OUTAGE_FLATTEN_TIME),
         market_open=components.exits.market_open,
     )
-    return ExitCode.FLAT if left.flat else ExitCode.NOT_FLAT
+    if left.flat:
+        return ExitCode.FLAT
+    await components.outage_protection.protect_overnight(PROTECT_REST_TIMEOUT)
+    return ExitCode.NOT_FLAT
 
 
 async def _flatten_by_database(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:

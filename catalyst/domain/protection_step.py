@@ -31,9 +31,12 @@ FIRST_PAUSE: Final = timedelta(seconds=1)
 MAX_PAUSE: Final = timedelta(seconds=60)
 # Accepted orders of this time count as attempts to protect; each makes the pause before the next longer.
 ATTEMPT_WINDOW: Final = timedelta(minutes=30)
+LONG_PAUSE_AFTER: Final = (
+    6  # refusals and accepted orders, after which a pause is read every few seconds only
+)
 FREE_PLACEMENTS: Final = 3  # accepted orders that the broker ended: so many are replaced without a pause
 FIRST_REPLACEMENT_PAUSE: Final = timedelta(seconds=5)
-LIMITED_CHECK_INTERVAL: Final = timedelta(seconds=15)  # while a pause keeps an order that does not protect
+LIMITED_CHECK_INTERVAL: Final = timedelta(seconds=5)  # while a pause keeps an order that does not protect
 MAX_REPLACEMENTS: Final = 6  # later an order that the broker shows and that does not protect is left alone
 OVERNIGHT_REASON: Final = (
     "OVERNIGHT"  # the cancel reason of day orders that a good-till-cancelled stop replaces
@@ -163,7 +166,10 @@ def _place_or_exit(shares: HeldShares, rules: ProtectionRules, now: datetime) ->
     if rules.may_exit and refusals and _must_exit(refusals, now):
         return ProtectionStep(ProtectionAction.EXIT, reason=refusals[-1].text)
     if is_in_pause(refusals, now, growing=not rules.may_exit) or _is_too_early_to_place(shares, now):
-        return WAIT
+        is_long = len(refusals) + len(shares.placed) > LONG_PAUSE_AFTER
+        return ProtectionStep(
+            ProtectionAction.WAIT, check_after=LIMITED_CHECK_INTERVAL if is_long else timedelta(0)
+        )
     ever = (*shares.earlier_refusals, *refusals)
     borrowed = [refusal for refusal in ever if refusal.text.startswith(HARD_TO_BORROW)]
     use_simple_stop = not rules.may_exit and len(ever) - len(borrowed) >= MAX_OCO_REFUSALS

@@ -131,7 +131,7 @@ def placed(*ago: float) -> dict[str, Any]:
 @pytest.mark.parametrize(("count", "pause"), [(0, 0), (1, 5), (2, 10), (3, 20), (4, 40), (5, 80)], ids=str)
 def test_order_that_does_not_protect_is_replaced_after_doubling_pauses(count: int, pause: float) -> None:
     """A working order that protects nothing is replaced at once, then after 5, 10, 20, 40 and 80 s; meanwhile
-    the next read waits for the end of the pause, 15 s at most."""
+    the next read waits for the end of the pause, 5 s at most."""
     sent = [pause + 60 * number for number in range(count, 0, -1)]
     sent[-1:] = [pause] if count else []
     held = shares(BARE, 600, exits_working=True, **placed(*sent))
@@ -140,7 +140,7 @@ def test_order_that_does_not_protect_is_replaced_after_doubling_pauses(count: in
         early = next_protection_step(held, POSITION, NOW - seconds(1))
         assert (early.action, early.check_after) == (ProtectionAction.WAIT, seconds(1))
         earlier = next_protection_step(held, POSITION, NOW - seconds(pause))
-        assert earlier.check_after == seconds(min(pause, 15))
+        assert earlier.check_after == seconds(min(pause, 5))
 
 
 def test_order_that_does_not_protect_is_replaced_six_times_in_half_an_hour() -> None:
@@ -148,7 +148,7 @@ def test_order_that_does_not_protect_is_replaced_six_times_in_half_an_hour() -> 
     is replaced all the same, and an order that works and is too large is cancelled."""
     sent = placed(1500, 1400, 1300, 1200, 1100, 1000)
     step = next_protection_step(shares(BARE, exits_working=True, **sent), POSITION, NOW)
-    assert (step.action, step.check_after) == (ProtectionAction.WAIT, seconds(15))
+    assert (step.action, step.check_after) == (ProtectionAction.WAIT, seconds(5))
     for state in (Protection.PARTIAL, Protection.EXCESS):
         step = next_protection_step(shares(state, exits_working=True, **sent), POSITION, NOW)
         assert step.action is ProtectionAction.CANCEL_EXITS

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from catalyst.daemon.shutdown import ExitCode
+from catalyst.domain.fault_points import Moment
 from catalyst.simulator.rules.orders import OrderSide
 from catalyst.simulator.rules.pricing import is_stop
 from tests.simulator.manual_feed import at
@@ -151,4 +152,61 @@ async def test_stop_of_unsold_shares_works_the_next_morning(database: str) -> No
         await scenario.start()
         await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()
+
+
+async def test_several_exits_leave_one_position_at_a_time_without_a_stop(database: str) -> None:
+    """Given every replacement is refused, when three positions are exited together, then the legs of one position are
+    cancelled and its shares sold before those of the next; a cut in the middle leaves the others protected."""
+    symbols = ("AAPL", "MSFT", "TSLA")
+    async with open_scenario(database, risk={"max_positions": 10}) as scenario:
+        for symbol in symbols:
+            await scenario.given_position(symbol, 20)
+        await scenario.refuse_replacements()
+        unprotected = scenario.server.exchange.state.unprotected_time._unprotected
+        most: list[int] = []
+        scenario.crash_trigger.on_step = lambda *_: most.append(len(unprotected))
+        await scenario.conn.execute(
+            "INSERT INTO commands (kind, arguments, requested_at, requested_by) VALUES ('flatten', '{}', $1, 'a')",
+            scenario.clock.now(),
+        )
+        for _ in range(60):
+            await scenario.advance(seconds=0.5)
+            most.append(len(unprotected))
+        assert [scenario.held_qty(symbol) for symbol in symbols] == [0, 0, 0]
+        assert max(most) == 1
+        await scenario.assert_consistent()
+
+
+async def test_prepared_sale_of_a_crashed_exit_is_sent_by_the_next_start(database: str) -> None:
+    """Given a crash after the sale was written and before it was sent, then the next start sends that sale once."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        await scenario.crash_at("release_exit", Moment.BEFORE, scenario.send_command("close", symbol="AAPL"))
+        assert scenario.held_qty("AAPL") == 20
+        [sale] = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
+        assert (sale["status"], sale["submitted_at"]) == ("created", None)
+        await scenario.start()
+        await scenario.advance(seconds=10)
+        assert scenario.held_qty("AAPL") == 0
+        sales = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
+        assert [(o["order_id"], o["status"]) for o in sales] == [(sale["order_id"], "filled")]
+        await scenario.assert_consistent()
+
+
+async def test_prepared_sale_ends_with_its_position(database: str) -> None:
+    """Given the stop fills while the exit waits for the cancel of the legs, then the sale that was written ends with
+    the exit intent, and nothing works any more."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        await scenario.inject_fault("cancel_delay", symbol="AAPL", seconds=5, count=0)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.advance(seconds=2)
+        scenario.print_trade("AAPL", "187.50")
+        await scenario.advance(seconds=20)
+        assert scenario.held_qty("AAPL") == 0
+        [sale] = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
+        assert (sale["status"], sale["cancel_reason"]) == ("cancelled", "NEVER_SENT")
         await scenario.assert_consistent()

@@ -53,9 +53,9 @@ MAX_PAUSE: Final = timedelta(seconds=8)
 TURN_POLL_INTERVAL: Final = timedelta(seconds=0.5)
 REPRICED_TIMEOUT: Final = timedelta(seconds=5)  # a repriced take-profit has this long to fill
 RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # the broker's available quantity may lag its fills
-UNREADABLE_TIMEOUT: Final = timedelta(
-    seconds=11
-)  # unprotected shares of unknown quantity get their stop back
+# Shares without a stop for that long get it back when their quantity has been unknown for UNREADABLE_FOR.
+UNREADABLE_TIMEOUT: Final = timedelta(seconds=11)
+UNREADABLE_FOR: Final = timedelta(seconds=6)
 # A limit exit queued during a halt is cancelled after this time, and the next one gets a new price.
 QUEUED_EXIT_TIMEOUT: Final = timedelta(seconds=60)
 UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=10)  # an acknowledgement takes milliseconds
@@ -70,6 +70,7 @@ class Condition(StrEnum):
 
     NO_SHARES = "no_shares"  # the broker shows no shares
     RESERVED = "reserved"  # an order that no list shows reserves the shares
+    UNREADABLE = "unreadable"  # the quantity to sell is not known
     UNPROTECTED = "unprotected"  # no order works for the position
 
 
@@ -274,7 +275,12 @@ class PositionExit:
                 return False
         else:
             self.backoff.end(Condition.NO_SHARES)
-        if quantity is None and unprotected_for >= UNREADABLE_TIMEOUT:
+        if quantity is not None:
+            self.backoff.end(Condition.UNREADABLE)
+        elif (
+            self.backoff.duration_of(Condition.UNREADABLE, self.clock.now()) >= UNREADABLE_FOR
+            and unprotected_for >= UNREADABLE_TIMEOUT
+        ):
             await self._postpone(position, f"{RejectionReason.SUBMIT_FAILED}: the shares could not be read")
             return False
         if not quantity:

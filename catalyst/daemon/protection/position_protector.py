@@ -48,7 +48,7 @@ CHECK_INTERVAL: Final = timedelta(seconds=15)
 UNPROTECTED_CHECK_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
 RULES: Final = ProtectionRules(may_exit=True)
-# The exit is postponed, or the market is closed: the stop may have to outlive the session.
+# The market is closed, or the exit waits: the stop may have to outlive the session.
 OVERNIGHT_RULES: Final = ProtectionRules(may_exit=True, time_in_force="gtc")
 POSTPONED_RULES: Final = ProtectionRules(may_exit=False, time_in_force="gtc")
 ENDING_RULES: Final = ProtectionRules(may_exit=False, time_in_force="gtc", must_outlive_session=True)
@@ -74,7 +74,7 @@ class PositionProtector:
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     # By position id: facts that need no further read until then.
     _limited: dict[int, tuple[ProtectionFingerprint, datetime]] = field(default_factory=dict)
-    _postponed: set[int] = field(default_factory=set)  # positions whose exit is postponed
+    _with_intent: set[int] = field(default_factory=set)  # positions with an open exit intent
     _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
 
     async def run(self) -> None:
@@ -113,11 +113,11 @@ class PositionProtector:
             rows = await orders.of_positions(conn, [position.position_id for position in held])
         self.ledger.last_known.update(held, rows, version=version, read_at=read_at)
         await self.unprotected_time.measure_closed(held)
-        self._postponed = {intent.position_id for intent in intents if intent.is_postponed(read_at)}
-        self._postponed |= self.exits.overnight
-        # While the market is closed no exit can run: protect until the open.
-        exiting = {intent.position_id for intent in intents} - self._postponed
-        exiting = exiting if self.exits.market_open else set()
+        self._with_intent = {intent.position_id for intent in intents}
+        waiting = {intent.position_id for intent in intents if intent.is_postponed(read_at)}
+        exiting = self._with_intent - waiting - self.exits.overnight
+        if not self.exits.market_open:
+            exiting = set()  # no exit can run before the open: protect until then
         has_unconfirmed = False
         for position in held:
             fingerprint = self._fingerprint(position, rows[position.position_id])
@@ -168,7 +168,7 @@ class PositionProtector:
     def _rules_for(self, position_id: int) -> ProtectionRules:
         if position_id in self.exits.overnight:
             return ENDING_RULES
-        if position_id in self._postponed:
+        if position_id in self._with_intent:
             return POSTPONED_RULES
         return RULES if self.exits.market_open else OVERNIGHT_RULES
 
