@@ -3,8 +3,12 @@
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
+import pytest
+
 from catalyst.daemon.shutdown import ExitCode
 from catalyst.domain.fault_points import Moment
+from catalyst.domain.order import Purpose
 from catalyst.simulator.rules.orders import OrderSide
 from catalyst.simulator.rules.pricing import is_stop
 from tests.simulator.manual_feed import at
@@ -209,4 +213,57 @@ async def test_prepared_sale_ends_with_its_position(database: str) -> None:
         assert scenario.held_qty("AAPL") == 0
         [sale] = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert (sale["status"], sale["cancel_reason"]) == ("cancelled", "NEVER_SENT")
+        await scenario.assert_consistent()
+
+
+@pytest.mark.parametrize("is_fill_booked", [True, False])
+async def test_exit_sells_the_rest_of_a_partly_filled_target(database: str, *, is_fill_booked: bool) -> None:
+    """Given the target has sold 8 of 20 shares, and the database still counts 20 under the stop or does not know the
+    fill, when the position is exited, then the legs are cancelled and the other 12 shares are sold within seconds."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="take_profit")
+        if is_fill_booked:
+            await scenario.inject_fault("stream_drop", symbol="AAPL", role="stop_loss")
+            await scenario.inject_fault("slow", method="GET", route="/v2/orders/*", seconds=5)
+        scenario.print_trade("AAPL", "194.05")
+        if is_fill_booked:
+            await scenario.advance(seconds=0.2)
+        assert scenario.components is not None
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert position["quantity"] == (12 if is_fill_booked else 20)
+        await scenario.components.exits.request(
+            position["position_id"], reason="MANUAL: AAPL", purpose=Purpose.EXIT, by="a"
+        )
+        await scenario.advance(seconds=8)
+        assert scenario.held_qty("AAPL") == 0
+        assert await longest_gap(scenario, "AAPL") < 5
+        await scenario.assert_consistent()
+
+
+async def test_exit_that_fails_is_postponed_and_alerted(database: str) -> None:
+    """Given the database refuses the row of each sale by a rule of its own, when a person closes the position, then no
+    leg is cancelled, the exit is postponed with growing pauses and alerted, and it sells once the rule is gone."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        owner = await asyncpg.connect(database)
+        await owner.execute(
+            """
+            CREATE FUNCTION refuse_sale() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no sale''; END';
+            CREATE TRIGGER refuse_sale BEFORE INSERT ON orders FOR EACH ROW
+                WHEN (NEW.order_purpose = 'exit') EXECUTE FUNCTION refuse_sale();
+            """
+        )
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.advance(seconds=40)
+        assert await longest_gap(scenario, "AAPL") < 1
+        assert "EXIT_REFUSED" in await scenario.alert_events()
+        refusal = await scenario.conn.fetchval("SELECT refusal FROM exit_intents")
+        assert refusal.startswith("SUBMIT_FAILED: the exit failed: RaiseError: no sale")
+        await owner.execute("DROP TRIGGER refuse_sale ON orders")
+        await owner.close()
+        await scenario.advance(seconds=60)
+        assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()

@@ -93,7 +93,8 @@ def repricing_of(
 ) -> Repricing | None:
     """Return the repricing that exits the position with its stop in place; None when there is none.
 
-    There is none while an entry works, for a target without a stop, and when the price is beyond the stop already.
+    There is none while an entry works, for a target without a stop or for more shares than are held, and when the price
+    is beyond the stop already.
     """
     if intent.reason.startswith(CloseReason.STOP_LOSS_HIT) or any(
         row.order_purpose is Purpose.ENTRY for row in working
@@ -102,7 +103,7 @@ def repricing_of(
     stops = {row.parent_order_id: row.stop_price for row in working if row.order_purpose is Purpose.STOP_LOSS}
     for target in working:
         stop = stops.get(target.parent_order_id or target.order_id)
-        if stop is not None and _is_repriceable(target, rows):
+        if stop is not None and target.quantity <= position.quantity and _is_repriceable(target, rows):
             repricing = Repricing(target, stop, sum(row.replaces == target.order_id for row in rows))
             return repricing if _is_marketable(position, repricing.limit) else None
     return None

@@ -23,7 +23,7 @@ from catalyst.daemon.exits.exit_orders import Repricing, exit_order, repricing_o
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.submission import without_legs
 from catalyst.daemon.trading_state.current_day import CurrentDay
-from catalyst.domain.errors import BrokerError
+from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import PositionSide, Purpose, Status
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
@@ -41,6 +41,7 @@ from catalyst.domain.refusals import (
 )
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.store import alerts, exit_intents, orders, positions
+from catalyst.store.constraint_errors import ExitExceedsPosition
 from catalyst.store.exit_intents import ExitIntent
 
 log = structlog.get_logger()
@@ -113,17 +114,27 @@ class PositionExit:
     def __post_init__(self) -> None:
         self.store, self.broker = self.blocking.store, self.blocking.broker
         self.ledger, self.submission = self.blocking.ledger, self.blocking.submission
-        self._began = self.clock.now()
+        self._slow_at = self.clock.now() + SLOW_EXIT_AFTER
         self._alerted = False
 
     async def run(self) -> None:
         """Exit the position; return when it is closed or postponed, when no step is left, or when the market is
-        closed."""
+        closed.
+
+        It may run again after a failure: the time since its begin goes on.
+        """
+        self.backoff = ExitBackoff()
         try:
             while await self._step():
                 pass
         finally:
             self.turn.release(self.intent.position_id)
+
+    async def postpone_after(self, error: Exception) -> None:
+        """Postpone the exit that failed several times, so that its protective orders are checked meanwhile."""
+        position, _ = await self._read_position()
+        failure = f"{type(error).__name__}: {error}".splitlines()[0]
+        await self._postpone(position, f"{RejectionReason.SUBMIT_FAILED}: the exit failed: {failure}")
 
     async def _step(self) -> bool:
         """Do the next step; return false when the exit ends or waits for another run."""
@@ -242,11 +253,7 @@ class PositionExit:
         if not self.turn.acquire(position.position_id, self.clock.now()):
             await self.ledger.changed.wait(self.clock, TURN_POLL_INTERVAL, since=seen_version)
             return
-        if _prepared_exit(rows) is None:
-            await self.submission.prepare_exit(
-                exit_order(position, rows, self.intent, position.quantity, epoch=self.epoch),
-                note=self.intent.reason,
-            )
+        await self._prepare_exit(position, rows)
         await self.submission.cancel_orders(
             without_legs(working), self.intent.purpose.upper(), self.backoff.cancels
         )
@@ -254,6 +261,22 @@ class PositionExit:
             return  # a report changed the rows: read them again
         for broker_id in _group_broker_ids(working, rows):
             await self.submission.refresh(broker_id, "poll")
+
+    async def _prepare_exit(self, position: PositionRow, rows: list[OrderRow]) -> None:
+        """Write the sale that is sent after the cancel, unless there is one.
+
+        Orders for more shares than are held refuse it. That proves as well that the database can be written, and only
+        their cancel ends it: a target that fills during the exit, or an external order.
+        """
+        if _prepared_exit(rows) is not None:
+            return
+        try:
+            await self.submission.prepare_exit(
+                exit_order(position, rows, self.intent, position.quantity, epoch=self.epoch),
+                note=self.intent.reason,
+            )
+        except ExitExceedsPosition as error:
+            log.info("exit_not_prepared", symbol=position.symbol, error=str(error))
 
     # -- selling
 
@@ -379,21 +402,6 @@ class PositionExit:
                 conn, self.intent.intent_id, retry_at=now + pause, refusal=refusal, refusals=refusals
             )
             await exit_intents.drop_unsent_exits(conn, position.position_id, at=now, epoch=self.epoch)
-            if refusal is not None and (class_of_exit(refusal) is not RefusalClass.PASSING or refusals > 1):
-                await alerts.raise_alert(
-                    conn,
-                    "EXIT_REFUSED",
-                    f"{position.symbol}: the broker refuses to exit {position.quantity} shares ({refusal}); the stop "
-                    "protects them, Catalyst tries again; sell them in the broker's app if they must go now",
-                    subject=position.position_id,
-                    facts={
-                        "position_id": position.position_id,
-                        "symbol": position.symbol,
-                        "refusal": refusal,
-                    },
-                    at=now,
-                    window=ALERT_WINDOW,
-                )
         log.error(
             "exit_postponed",
             symbol=position.symbol,
@@ -402,6 +410,15 @@ class PositionExit:
             again_in=pause.total_seconds(),
         )
         self.ledger.changed.notify()  # the position protector checks now
+        if refusal is not None and (class_of_exit(refusal) is not RefusalClass.PASSING or refusals > 1):
+            await self._raise_alert(
+                "EXIT_REFUSED",
+                position,
+                f"{position.symbol}: the broker refuses to exit {position.quantity} shares ({refusal}); the stop "
+                "protects them, Catalyst tries again; sell them in the broker's app if they must go now",
+                window=ALERT_WINDOW,
+                refusal=refusal,
+            )
 
     async def _drop_prepared(self) -> None:
         """End the sale that was written and not sent."""
@@ -417,21 +434,46 @@ class PositionExit:
             )
 
     async def _alert_when_slow(self, position: PositionRow) -> None:
-        """Raise an alert once the exit takes longer than SLOW_EXIT_AFTER."""
-        if self._alerted or self.clock.now() - self._began <= SLOW_EXIT_AFTER:
+        """Raise an alert once the exit takes longer than SLOW_EXIT_AFTER; one that cannot be written comes later."""
+        if self._alerted or self.clock.now() < self._slow_at:
             return
-        self._alerted = True
         log.error("exit_slow", symbol=position.symbol, reason=self.intent.reason)
-        async with self.store.tx("alert") as conn:
-            await alerts.raise_alert(
-                conn,
-                "EXIT_SLOW",
-                f"{position.symbol}: the exit ({self.intent.reason}) is not complete after {SLOW_EXIT_AFTER.seconds} s;"
-                " Catalyst keeps trying, check the order at the broker",
-                subject=position.position_id,
-                facts={"position_id": position.position_id, "symbol": position.symbol},
-                at=self.clock.now(),
-            )
+        self._slow_at = self.clock.now() + SLOW_EXIT_AFTER
+        self._alerted = await self._raise_alert(
+            "EXIT_SLOW",
+            position,
+            f"{position.symbol}: the exit ({self.intent.reason}) is not complete after {SLOW_EXIT_AFTER.seconds} s;"
+            " Catalyst keeps trying, check the order at the broker",
+        )
+
+    async def _raise_alert(
+        self,
+        event: str,
+        position: PositionRow,
+        message: str,
+        *,
+        window: timedelta = alerts.DEDUPE_WINDOW,
+        **facts: object,
+    ) -> bool:
+        """Raise an alert in a transaction of its own: a lock that another session holds on it stops no exit.
+
+        Return false when it could not be written.
+        """
+        try:
+            async with self.store.tx("alert") as conn:
+                await alerts.raise_alert(
+                    conn,
+                    event,
+                    message,
+                    subject=position.position_id,
+                    facts={"position_id": position.position_id, "symbol": position.symbol, **facts},
+                    at=self.clock.now(),
+                    window=window,
+                )
+        except (DatabaseUnavailable, DatabaseContention) as error:
+            log.warning("alert_not_written", alert=event, symbol=position.symbol, error=str(error))
+            return False
+        return True
 
 
 def _prepared_exit(rows: list[OrderRow]) -> OrderRow | None:

@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=15)
 RETRY_AFTER: Final = timedelta(seconds=1)  # after a failed exit; doubles up to POLL_INTERVAL
+MAX_FAILURES: Final = 3  # of our own, not of the database; then the exit is postponed
 MAX_CONTENTIONS: Final = 3  # in a row; then the exit goes on without the database
 
 ExitInOutage = Callable[[str, str, str], Awaitable[bool]]  # symbol, reason, by → true when flat
@@ -140,17 +141,27 @@ class SafeExit:
         self.ledger.changed.notify()
 
     async def _run_intent(self, intent: ExitIntent) -> None:
-        """Exit the position; retry after failures, with doubling pauses, while the intent is open."""
+        """Exit the position; retry after failures, with doubling pauses, while the intent is open.
+
+        After MAX_FAILURES of another kind than the database's the exit is postponed: its protective orders are checked.
+        """
         pause, contentions = RETRY_AFTER, 0
+        failures: list[Exception] = []
         blocking = BlockingOrders(self.store, self.broker, self.ledger, self.submission)
+        position_exit = PositionExit(
+            blocking, self.current_day, self.clock, self.epoch, self._turn, self.overnight, intent
+        )
         while True:
             try:
-                await PositionExit(
-                    blocking, self.current_day, self.clock, self.epoch, self._turn, self.overnight, intent
-                ).run()
+                if len(failures) >= MAX_FAILURES:
+                    await position_exit.postpone_after(failures[-1])
+                else:
+                    await position_exit.run()
             except Exception as error:  # a failed exit must not stop the others
                 log.exception("exit_failed", position_id=intent.position_id, again_in=pause.total_seconds())
                 contentions = contentions + 1 if isinstance(error, DatabaseContention) else 0
+                if not isinstance(error, DatabaseContention | DatabaseUnavailable):
+                    failures.append(error)
             else:
                 return
             if contentions >= MAX_CONTENTIONS and await self._exit_contended(intent):
