@@ -11,6 +11,7 @@ import structlog
 
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components
+from catalyst.daemon.exits.flatten import protect_rest_time
 from catalyst.daemon.trading_day.sessions import session_of_today
 from catalyst.domain.errors import AnotherDaemonRunning, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import Purpose
@@ -135,13 +136,14 @@ async def flatten_in_outage(components: Components, stop: StopRequest, deadline:
 async def _flatten_by_database(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
     """Flatten with the rows of the database."""
     await components.current_day.end_entries("flatten", reason=stop.reason, by="signal")
+    now = components.clock.now()
     proof = await components.flatten.run(
         CloseReason.EMERGENCY_STOP,
         by=stop.reason,
         purpose=Purpose.FLATTEN,
-        within=deadline - components.clock.now(),
+        within=deadline - now,
         cycle_id=components.current_day.cycle_id,
-        protect_rest=True,
+        protect_rest_at=protect_rest_time(now, deadline),
     )
     return ExitCode.FLAT if proof.proven else ExitCode.NOT_FLAT
 

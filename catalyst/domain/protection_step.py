@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Generic, TypeVar
 
-from catalyst.domain.order import Status
+from catalyst.domain.order import Purpose, Status
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection
 from catalyst.domain.refusals import UNBOOKED_REASONS
 from catalyst.domain.rows import OrderRow
@@ -42,6 +42,9 @@ OVERNIGHT_REASON: Final = (
     "OVERNIGHT"  # the cancel reason of day orders that a good-till-cancelled stop replaces
 )
 
+# The cancel reasons of working orders that are cancelled for an exit, or for an order that stays.
+EXIT_CANCEL_REASONS: Final = (Purpose.EXIT.upper(), Purpose.FLATTEN.upper(), OVERNIGHT_REASON)
+
 SharesKey = TypeVar("SharesKey", bound=Hashable)  # our position id, our orphan id, or a symbol
 
 
@@ -69,7 +72,8 @@ class ProtectionRules:
     `may_exit`: exit the shares when no stop is accepted; else try for ever, with growing pauses. `may_cancel_exits`:
     working exits that do not protect exactly these shares are replaced; else they are left as they are.
     `confirm_after`: how long the shares must have been seen without a stop. `time_in_force`: of the orders.
-    `must_outlive_session`: working day orders are replaced too.
+    `must_outlive_session`: working day orders are replaced too. `may_pause`: pauses grow with refusals and
+    accepted orders; false while the session ends.
     """
 
     may_exit: bool
@@ -77,6 +81,7 @@ class ProtectionRules:
     confirm_after: timedelta = timedelta(0)
     time_in_force: str = "day"
     must_outlive_session: bool = False
+    may_pause: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +170,13 @@ def _place_or_exit(shares: HeldShares, rules: ProtectionRules, now: datetime) ->
     refusals = shares.refusals
     if rules.may_exit and refusals and _must_exit(refusals, now):
         return ProtectionStep(ProtectionAction.EXIT, reason=refusals[-1].text)
-    if is_in_pause(refusals, now, growing=not rules.may_exit) or _is_too_early_to_place(shares, now):
+    is_growing = rules.may_pause and not rules.may_exit
+    is_early = rules.may_pause and _is_too_early_to_place(shares, now)
+    if is_in_pause(refusals, now, growing=is_growing) or is_early:
         is_long = len(refusals) + len(shares.placed) > LONG_PAUSE_AFTER
         return ProtectionStep(
-            ProtectionAction.WAIT, check_after=LIMITED_CHECK_INTERVAL if is_long else timedelta(0)
+            ProtectionAction.WAIT,
+            check_after=LIMITED_CHECK_INTERVAL if is_long and rules.may_pause else timedelta(0),
         )
     ever = (*shares.earlier_refusals, *refusals)
     borrowed = [refusal for refusal in ever if refusal.text.startswith(HARD_TO_BORROW)]
@@ -181,8 +189,15 @@ def _place_or_exit(shares: HeldShares, rules: ProtectionRules, now: datetime) ->
 
 
 def placed_of(rows: Sequence[OrderRow]) -> list[datetime]:
-    """Return when the orders were sent that the broker did not reject; `rows` are the orders sent, oldest first."""
-    return [row.created_at for row in rows if row.status is not Status.REJECTED]
+    """Return when the orders were sent that the broker accepted and that did not protect, oldest first.
+
+    `rows` are the orders sent. Those that protected until we cancelled them for an exit do not count.
+    """
+    return [
+        row.created_at
+        for row in rows
+        if row.status is not Status.REJECTED and row.cancel_reason not in EXIT_CANCEL_REASONS
+    ]
 
 
 def _recently_placed(shares: HeldShares, now: datetime) -> list[datetime]:

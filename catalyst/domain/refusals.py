@@ -74,6 +74,9 @@ _LASTING: Final = frozenset(
         RejectionReason.ACCOUNT_RESTRICTED,
     }
 )
+# The broker refuses any sale of the shares, also a stop: a stop that works must not be cancelled. A halt is none of
+# them: limit and stop orders are accepted.
+REFUSES_EVERY_SALE: Final = _LASTING - {RejectionReason.HALTED}
 _NEVER: Final = frozenset({RejectionReason.NOT_TRADABLE, RejectionReason.INVALID_REQUEST})
 
 EXIT_CLASSES: Final[Mapping[RejectionReason, RefusalClass]] = {

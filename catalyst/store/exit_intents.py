@@ -89,9 +89,10 @@ async def postpone(
 
 
 async def retry_now(conn: "Conn", position_id: int) -> None:
-    """End the postponement of a position's exit."""
+    """End the postponement of a position's exit; the pauses begin short again."""
     await conn.execute(
-        "UPDATE exit_intents SET retry_at = NULL WHERE position_id = $1 AND state = 'open'", position_id
+        "UPDATE exit_intents SET retry_at = NULL, refusals = 0 WHERE position_id = $1 AND state = 'open'",
+        position_id,
     )
 
 

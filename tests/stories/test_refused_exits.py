@@ -121,23 +121,107 @@ async def test_sigterm_leaves_unsold_shares_under_a_stop_that_stays(database: st
 
 
 async def test_day_stop_of_shares_in_a_refused_exit_outlives_the_session(database: str) -> None:
-    """Given every sale is refused and the target too, so that the legs of the day never were cancelled, when the day
+    """Given the target cannot be moved during a halt, so that the legs of the day never were cancelled, when the day
     ends, then a good-till-cancelled stop replaces them before the close, and it works after it."""
     async with open_scenario(database, now=at("15:48")) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault(
-            "status_before", method="PATCH", route="/v2/orders/*", status=403, code=40310100, count=0,
-            message="trade denied due to pattern day trading protection",
+            "status_before", method="PATCH", route="/v2/orders/*", status=422, code=42210000, count=0,
+            message="order rejected due to trading halt on symbol",
         )  # fmt: skip
-        await scenario.clock.advance_to(at("15:56"))
+        await scenario.clock.advance_to(at("15:59"))
         assert working_stops(scenario, "AAPL") == [("day", 20)]
         assert await longest_gap(scenario, "AAPL") < 1
-        await scenario.clock.advance_to(at("15:59"))
+        await scenario.clock.advance_to(at("15:59:40"))
         assert working_stops(scenario, "AAPL") == [("gtc", 20)]
         assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
         assert working_stops(scenario, "AAPL") == [("gtc", 20)]
-        assert "pattern day trading" in (await not_sold_alerts(scenario))[0]
+        assert "trading halt" in (await not_sold_alerts(scenario))[0]
         await scenario.assert_consistent()
+
+
+@pytest.mark.parametrize("end", ["close", "SIGTERM"])
+async def test_day_stop_stays_while_the_broker_refuses_every_sale(database: str, end: str) -> None:
+    """Given the broker refuses every sale and every stop, when the day or the process ends, then the stop of the day
+    works until the close, because nothing could replace it, and the alert says when it ends."""
+    async with open_scenario(database, now=at("15:48")) as scenario:
+        await scenario.given_position("AAPL", 20)
+        for method, route in (("PATCH", "/v2/orders/*"), ("POST", "/v2/orders")):
+            await scenario.inject_fault(
+                "status_before", method=method, route=route, status=403, code=40310100, count=0,
+                message="trade denied due to pattern day trading protection", may_stay_silent="the stop stays",
+            )  # fmt: skip
+        if end == "SIGTERM":
+            scenario.stop.request("SIGTERM", flatten=True)
+        else:
+            await scenario.clock.advance_to(at("15:59:50"))
+            assert working_stops(scenario, "AAPL") == [("day", 20)]
+            assert await longest_gap(scenario, "AAPL") < 1
+            position = await scenario.position("AAPL")
+            assert position is not None
+            assert position["protected_at"] is not None
+        assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
+        if end == "SIGTERM":
+            assert working_stops(scenario, "AAPL") == [("day", 20)]
+            assert await longest_gap(scenario, "AAPL") < 1
+        [message] = await not_sold_alerts(scenario)
+        assert "AAPL 20 shares, stop $188.00 that ends with the session (DAY_TRADING" in message
+
+
+async def test_exits_are_tried_until_shortly_before_the_close(database: str) -> None:
+    """Given sales are refused until 80 s before the close, then the exit is tried again and sells before it."""
+    async with open_scenario(database, now=at("15:48")) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        await scenario.inject_fault(**DAY_TRADING)
+        await scenario.clock.advance_to(at("15:58:40"))
+        await scenario.clear_faults()
+        await scenario.clock.advance_to(at("15:59:20"))
+        assert scenario.held_qty("AAPL") == 0
+        assert await scenario.wait_for_exit() is ExitCode.FLAT
+        assert await not_sold_alerts(scenario) == []
+
+
+async def test_person_exits_shares_that_were_to_stay(database: str) -> None:
+    """Given the exits of the day have ended unsold, when the broker accepts sales again and a person closes the
+    position before the close, then it is sold."""
+    async with open_scenario(database, now=at("15:48")) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        await scenario.inject_fault(**DAY_TRADING)
+        await scenario.clock.advance_to(at("15:59:30"))
+        assert scenario.components is not None
+        assert scenario.components.exits.overnight
+        await scenario.clear_faults()
+        await scenario.advance(seconds=5)
+        assert scenario.held_qty("AAPL") == 20
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.clock.advance_to(at("15:59:59"))
+        assert scenario.held_qty("AAPL") == 0
+
+
+async def test_ended_exits_wake_nobody_twice(database: str) -> None:
+    """The end of exits wakes the waiting tasks once: a repeated call would let the flatten run without a pause."""
+    async with open_scenario(database) as scenario:
+        assert scenario.components is not None
+        exits, changed = scenario.components.exits, scenario.components.exits.ledger.changed
+        exits.end_exits([1])
+        version = changed.version
+        exits.end_exits([1])
+        assert changed.version == version
+        exits.end_exits([1, 2])
+        assert changed.version == version + 1
+
+
+@pytest.mark.parametrize("timeout", [5, 20])
+async def test_flatten_with_a_short_time_limit_sells(database: str, timeout: int) -> None:
+    """Given the flatten may take 20 s or less and the legs must be cancelled first, then SIGTERM sells the shares."""
+    async with open_scenario(database, shutdown={"flatten_timeout_seconds": timeout}) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit(step=0.2) is ExitCode.FLAT
+        assert scenario.held_qty("AAPL") == 0
 
 
 async def test_stop_of_unsold_shares_works_the_next_morning(database: str) -> None:

@@ -3,6 +3,7 @@
 The close of day, the emergency stop, the operator and SIGTERM use one path and differ only in the reason.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Final
@@ -30,6 +31,7 @@ from catalyst.store.pool import Store
 log = structlog.get_logger()
 
 PROTECT_REST_BEFORE: Final = timedelta(seconds=20)  # the deadline: what is not sold by then keeps a stop
+RETRY_EXIT_AFTER: Final = timedelta(seconds=30)  # a postponed exit is tried again, whatever its pause
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=5)
 MAX_RESULT_ATTEMPTS: Final = 4  # reads of the broker's fills, which may appear shortly after its positions
@@ -104,56 +106,67 @@ class Flatten:
         purpose: Purpose,
         within: timedelta,
         cycle_id: str | None,
-        protect_rest: bool = False,
+        protect_rest_at: datetime | None = None,
     ) -> FlatProof:
         """Cancel every working entry, exit every position, wait, verify at the broker and write the proof.
 
-        After `within`, return what could be proven by then. `protect_rest`: the process or the session ends, so what
-        cannot be sold until PROTECT_REST_BEFORE gets a good-till-cancelled stop and is named in an alert.
+        After `within`, return what could be proven by then. `protect_rest_at`: the process or the session ends, so what
+        is not sold by then gets a good-till-cancelled stop and is named in an alert.
         """
         log.warning("flatten_started", reason=reason, by=by)
         deadline = self.clock.now() + within
         self.active_runs += 1
         try:
-            await self._exit_all(reason, by, purpose, deadline, protect_rest=protect_rest)
+            await self._exit_all(reason, by, purpose, deadline, protect_rest_at)
         finally:
             self.active_runs -= 1
-        if protect_rest:
+        if self._must_protect(protect_rest_at):
             await self._alert_not_sold(reason, cycle_id)
         return await self.prove(reason, by=by, cycle_id=cycle_id, deadline=deadline)
 
     async def _exit_all(
-        self, reason: str, by: str, purpose: Purpose, deadline: datetime, *, protect_rest: bool
+        self,
+        reason: str,
+        by: str,
+        purpose: Purpose,
+        deadline: datetime,
+        protect_rest_at: datetime | None,
     ) -> None:
         """Cancel orders and exit positions until none remains or the deadline is reached.
 
-        With `protect_rest`, return as soon as nothing but positions with a good-till-cancelled stop remains.
+        With `protect_rest_at`, each exit is tried at least once, ended then, and not begun again here; return as soon
+        as nothing but positions with a good-till-cancelled stop remains.
         """
         cancels = CancelThrottle[int](CANCEL_RETRY_AFTER)
-        requested: set[int] = set()  # position ids
+        requested: dict[int, datetime] = {}  # by position id: when its exit was requested last
+        ended: set[int] = set()  # position ids
         while True:
             seen_version = self.ledger.changed.version
             working, held = await self._read_remaining()
             if (not working and not held) or self.clock.now() >= deadline:
                 return
             held_ids = {position.position_id for position in held}
-            must_protect = protect_rest and (
-                not self.exits.market_open or self.clock.now() >= deadline - PROTECT_REST_BEFORE
-            )
+            must_protect = self._must_protect(protect_rest_at)
             if must_protect:
-                self.exits.end_exits(held_ids)
+                ending = held_ids & requested.keys() if self.exits.market_open else held_ids
+                self.exits.end_exits(ending - ended)
+                ended |= ending
                 if held and await self._only_lasting_stops_remain(held, working):
                     return
             with_intent = await self._exiting_position_ids()
             for position in held:
-                if position.position_id not in with_intent & requested:
-                    requested.add(position.position_id)
+                position_id, now = position.position_id, self.clock.now()
+                is_due = position_id not in requested or (
+                    position_id not in ended and now - requested[position_id] >= RETRY_EXIT_AFTER
+                )
+                if is_due or position_id not in with_intent:
+                    requested[position_id] = now
                     await self.exits.request(
-                        position.position_id,
+                        position_id,
                         reason=f"{reason}: {position.symbol}",
                         purpose=purpose,
                         by=by,
-                        retry_now=True,
+                        retry_now=position_id not in ended,
                     )
             for row in working:
                 ends_with_exit_or_parent = row.position_id in held_ids or row.parent_order_id is not None
@@ -162,6 +175,12 @@ class Flatten:
             await self.exits.start_open_intents()
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(working, deadline)
+
+    def _must_protect(self, protect_rest_at: datetime | None) -> bool:
+        """Return true when what is not sold has to keep a stop: from the time given, and while the market is closed."""
+        return protect_rest_at is not None and (
+            not self.exits.market_open or self.clock.now() >= protect_rest_at
+        )
 
     async def _only_lasting_stops_remain(self, held: list[PositionRow], working: list[OrderRow]) -> bool:
         """Return true when each position is under a stop that outlives the session, and nothing else works."""
@@ -189,12 +208,7 @@ class Flatten:
             }
         sentences = []
         for position in held:
-            stop = lasting_stop(rows[position.position_id])
-            protection = (
-                "no good-till-cancelled stop"
-                if stop is None
-                else f"stop ${stop.stop_price:.2f} good till cancelled"
-            )
+            protection = _describe_stop(rows[position.position_id])
             refusal = refusals.get(position.position_id)
             sentences.append(
                 f"{position.symbol} {position.quantity} shares, {protection}"
@@ -429,3 +443,16 @@ class Flatten:
         if result is not None:
             self.gate.enter_safe_mode(Invariant.I9, "; ".join(result.discrepancies))
         return result
+
+
+def protect_rest_time(now: datetime, deadline: datetime) -> datetime:
+    """Return when a flatten of an ending process stops selling: the exits get two thirds of a short time."""
+    return deadline - min(PROTECT_REST_BEFORE, (deadline - now) / 3)
+
+
+def _describe_stop(rows: Sequence[OrderRow]) -> str:
+    """Return the words of the alert about the stop of a position that stays."""
+    if (stop := lasting_stop(rows)) is not None:
+        return f"stop ${stop.stop_price:.2f} good till cancelled"
+    working = [row for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working]
+    return f"stop ${working[0].stop_price:.2f} that ends with the session" if working else "no stop"

@@ -116,6 +116,7 @@ class PositionExit:
         self.ledger, self.submission = self.blocking.ledger, self.blocking.submission
         self._slow_at = self.clock.now() + SLOW_EXIT_AFTER
         self._alerted = False
+        self._has_begun_cancel = False
 
     async def run(self) -> None:
         """Exit the position; return when it is closed or postponed, when no step is left, or when the market is
@@ -248,12 +249,13 @@ class PositionExit:
     ) -> None:
         """Write the sale, cancel the orders that reserve the shares, then wait for a report or poll them.
 
-        One position after the other does this.
+        One position after the other begins this; a cancel that hangs needs no further turn.
         """
-        if not self.turn.acquire(position.position_id, self.clock.now()):
+        if not self._has_begun_cancel and not self.turn.acquire(position.position_id, self.clock.now()):
             await self.ledger.changed.wait(self.clock, TURN_POLL_INTERVAL, since=seen_version)
             return
         await self._prepare_exit(position, rows)
+        self._has_begun_cancel = True
         await self.submission.cancel_orders(
             without_legs(working), self.intent.purpose.upper(), self.backoff.cancels
         )

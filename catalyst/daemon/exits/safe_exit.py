@@ -36,7 +36,11 @@ RETRY_AFTER: Final = timedelta(seconds=1)  # after a failed exit; doubles up to 
 MAX_FAILURES: Final = 3  # of our own, not of the database; then the exit is postponed
 MAX_CONTENTIONS: Final = 3  # in a row; then the exit goes on without the database
 
-ExitInOutage = Callable[[str, str, str], Awaitable[bool]]  # symbol, reason, by → true when flat
+CONTENDED_EXIT_TIMEOUT: Final = timedelta(seconds=30)
+
+ExitInOutage = Callable[
+    [str, str, str, timedelta], Awaitable[bool]
+]  # symbol, reason, by, within → true when flat
 
 
 @dataclass
@@ -57,30 +61,41 @@ class SafeExit:
     exit_in_outage: ExitInOutage
     requested: ChangeSignal = field(default_factory=ChangeSignal)
     overnight: set[int] = field(default_factory=set)
+    turn: CancelTurn = field(default_factory=CancelTurn)
     _ending_session: Session | None = None  # of `overnight`
-    _turn: CancelTurn = field(default_factory=CancelTurn)
-    _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # by position id
+    _contended: dict[int, asyncio.Task[bool]] = field(default_factory=dict)  # exits without an intent
 
     async def request(
         self, position_id: int, *, reason: str, purpose: Purpose, by: str, retry_now: bool = False
     ) -> bool:
         """Store an exit intent for a position; return false when it has an open one already.
 
-        `retry_now`: end the postponement of that one. Contention that outlives MAX_CONTENTIONS tries counts as an
-        outage: the position is exited without the database.
+        `retry_now`: end the postponement of that one, also when its exit has ended for this session. While the market
+        is open, contention that outlives MAX_CONTENTIONS tries counts as an outage: the position is exited without the
+        database. Raises DatabaseContention otherwise: the stop stays.
         """
-        for _ in range(MAX_CONTENTIONS):
+        if (contended := self._contended.get(position_id)) is not None and not contended.done():
+            return False
+        if retry_now:
+            self.overnight.discard(position_id)
+        for attempt in range(MAX_CONTENTIONS):
             try:
                 created = await self._store_intent(position_id, reason, purpose, by, retry_now=retry_now)
+                break
             except DatabaseContention as error:
                 log.warning("exit_request_repeated", position_id=position_id, error=str(error))
-            else:
-                break
-        else:
-            async with self.store.read() as conn:
-                position = await positions.get(conn, position_id)
-            await self._exit_without_database(position.symbol, reason, by)
-            return True
+                if attempt < MAX_CONTENTIONS - 1:
+                    continue
+                if not self._may_exit_without_database(position_id):
+                    raise
+                async with self.store.read() as conn:
+                    position = await positions.get(conn, position_id)
+                self._contended[position_id] = asyncio.create_task(
+                    self._exit_without_database(position.symbol, reason, by),
+                    name=f"contended-exit-{position_id}",
+                )
+                return True
         if created:
             log.warning("exit_requested", position_id=position_id, reason=reason, by=by)
         if created or retry_now:
@@ -107,9 +122,10 @@ class SafeExit:
         try:
             await run_on_signal(self.requested, self.clock, self.start_open_intents, lambda pause: pause)
         finally:
-            for task in self._tasks.values():
+            tasks = [*self._tasks.values(), *self._contended.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def start_open_intents(self) -> timedelta:
         """Start a task for each open intent without one that is not postponed; return the pause until the next call.
@@ -136,9 +152,11 @@ class SafeExit:
 
     def end_exits(self, position_ids: Iterable[int]) -> None:
         """End the exits of these positions unsold, because the process or the session ends."""
-        self.overnight |= set(position_ids)
         self._ending_session = self.current_day.session
-        self.ledger.changed.notify()
+        new = set(position_ids) - self.overnight
+        if new:  # a repeated call wakes nobody
+            self.overnight |= new
+            self.ledger.changed.notify()
 
     async def _run_intent(self, intent: ExitIntent) -> None:
         """Exit the position; retry after failures, with doubling pauses, while the intent is open.
@@ -149,7 +167,7 @@ class SafeExit:
         failures: list[Exception] = []
         blocking = BlockingOrders(self.store, self.broker, self.ledger, self.submission)
         position_exit = PositionExit(
-            blocking, self.current_day, self.clock, self.epoch, self._turn, self.overnight, intent
+            blocking, self.current_day, self.clock, self.epoch, self.turn, self.overnight, intent
         )
         while True:
             try:
@@ -164,12 +182,18 @@ class SafeExit:
                     failures.append(error)
             else:
                 return
-            if contentions >= MAX_CONTENTIONS and await self._exit_contended(intent):
-                return
+            if contentions >= MAX_CONTENTIONS and self._may_exit_without_database(intent.position_id):
+                contentions = 0
+                if await self._exit_contended(intent):
+                    return
             await self.clock.sleep(pause)
             pause = min(pause * 2, POLL_INTERVAL)
             if not await self._is_intent_open(intent):
                 return
+
+    def _may_exit_without_database(self, position_id: int) -> bool:
+        """Return true while the shares can be sold: otherwise nothing may cancel their stop."""
+        return self.market_open and position_id not in self.overnight
 
     async def _exit_contended(self, intent: ExitIntent) -> bool:
         """Exit without the database a position whose rows another session keeps locked; return true when flat."""
@@ -182,7 +206,10 @@ class SafeExit:
 
     async def _exit_without_database(self, symbol: str, reason: str, by: str) -> bool:
         log.critical("exit_without_database", symbol=symbol, reason=reason, tries=MAX_CONTENTIONS)
-        return await self.exit_in_outage(symbol, reason, by)
+        session, within = self.current_day.session, CONTENDED_EXIT_TIMEOUT
+        if session is not None:
+            within = min(within, session.close - self.clock.now())
+        return await self.exit_in_outage(symbol, reason, by, within)
 
     async def _is_intent_open(self, intent: ExitIntent) -> bool:
         try:

@@ -33,7 +33,6 @@ log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
-CONTENDED_EXIT_TIMEOUT: Final = timedelta(seconds=30)
 ORDER_LOOKBACK: Final = timedelta(days=1)  # our orders of this time also determine our symbols
 CLIENT_ID_ROLE: Final = "z"
 ZERO: Final = Decimal(0)
@@ -134,7 +133,7 @@ class OutageExit:
             return result
 
     async def exit_symbol(self, symbol: str, *, reason: str, by: str, within: timedelta) -> OutageFlatResult:
-        """Exit one symbol; return when it is flat, or after `within`.
+        """Exit one symbol while the market is open; return when it is flat, or after `within`.
 
         After that, no other order is sent in it until the spool is imported.
         """
@@ -148,9 +147,9 @@ class OutageExit:
                 self.requests.symbols.remove(SymbolReason.OUTAGE_EXIT, symbol)
             return result
 
-    async def exit_contended_symbol(self, symbol: str, reason: str, by: str) -> bool:
+    async def exit_contended_symbol(self, symbol: str, reason: str, by: str, within: timedelta) -> bool:
         """Exit a symbol whose rows another session keeps locked; return true when it is flat."""
-        result = await self.exit_symbol(symbol, reason=reason, by=by, within=CONTENDED_EXIT_TIMEOUT)
+        result = await self.exit_symbol(symbol, reason=reason, by=by, within=within)
         return result.flat
 
     async def _exit_until_flat(

@@ -26,6 +26,7 @@ from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import Protection, default_levels, exit_orders_of, protection_of
 from catalyst.domain.protection_step import (
+    OVERNIGHT_REASON,
     PRICE_RULE,
     HeldShares,
     ProtectionAction,
@@ -37,9 +38,11 @@ from catalyst.domain.protection_step import (
     placed_of,
     refusals_of,
 )
+from catalyst.domain.refusals import REFUSES_EVERY_SALE, reason_of
 from catalyst.domain.rows import NewOrder, OrderRow, PositionRow
 from catalyst.store import exit_intents, orders, positions
 from catalyst.store.constraint_errors import ExitExceedsPosition
+from catalyst.store.exit_intents import ExitIntent
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -51,7 +54,11 @@ RULES: Final = ProtectionRules(may_exit=True)
 # The market is closed, or the exit waits: the stop may have to outlive the session.
 OVERNIGHT_RULES: Final = ProtectionRules(may_exit=True, time_in_force="gtc")
 POSTPONED_RULES: Final = ProtectionRules(may_exit=False, time_in_force="gtc")
-ENDING_RULES: Final = ProtectionRules(may_exit=False, time_in_force="gtc", must_outlive_session=True)
+ENDING_RULES: Final = ProtectionRules(
+    may_exit=False, time_in_force="gtc", must_outlive_session=True, may_pause=False
+)
+# The broker refuses every sale: a working day stop is better than none.
+KEEPING_RULES: Final = replace(ENDING_RULES, must_outlive_session=False)
 
 ProtectionFingerprint = tuple[object, ...]
 
@@ -74,7 +81,10 @@ class PositionProtector:
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     # By position id: facts that need no further read until then.
     _limited: dict[int, tuple[ProtectionFingerprint, datetime]] = field(default_factory=dict)
-    _with_intent: set[int] = field(default_factory=set)  # positions with an open exit intent
+    _intents: dict[int, ExitIntent] = field(default_factory=dict)  # the open ones, by position id
+    _is_refusing: bool = (
+        False  # the broker has refused a stop while the session ends, as it refuses every sale
+    )
     _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
 
     async def run(self) -> None:
@@ -113,9 +123,10 @@ class PositionProtector:
             rows = await orders.of_positions(conn, [position.position_id for position in held])
         self.ledger.last_known.update(held, rows, version=version, read_at=read_at)
         await self.unprotected_time.measure_closed(held)
-        self._with_intent = {intent.position_id for intent in intents}
+        self._intents = {intent.position_id: intent for intent in intents}
         waiting = {intent.position_id for intent in intents if intent.is_postponed(read_at)}
-        exiting = self._with_intent - waiting - self.exits.overnight
+        exiting = self._intents.keys() - waiting - self.exits.overnight
+        self._is_refusing &= bool(self.exits.overnight)
         if not self.exits.market_open:
             exiting = set()  # no exit can run before the open: protect until then
         has_unconfirmed = False
@@ -156,19 +167,22 @@ class PositionProtector:
         )
         if step.action is ProtectionAction.CONFIRM:
             self._verified[position_id] = self._fingerprint(position, rows)
+            self.exits.turn.release(position_id)
             await self.unprotected_time.mark_protected(position, rows)
             return
         if step.check_after:
             self._limited[position_id] = self._fingerprint(position, rows), now + step.check_after
         self._verified.pop(position_id, None)  # rows that were confirmed before have to be confirmed again
-        if state is not Protection.EXCESS:
+        if state not in (Protection.EXCESS, Protection.PROTECTED):
             await self.unprotected_time.mark_unprotected(position, rows, state)
         await self._do_step(step, position, rows)
 
     def _rules_for(self, position_id: int) -> ProtectionRules:
+        intent = self._intents.get(position_id)
         if position_id in self.exits.overnight:
-            return ENDING_RULES
-        if position_id in self._with_intent:
+            is_refused = intent is not None and reason_of(intent.refusal or "") in REFUSES_EVERY_SALE
+            return KEEPING_RULES if is_refused or self._is_refusing else ENDING_RULES
+        if intent is not None:
             return POSTPONED_RULES
         return RULES if self.exits.market_open else OVERNIGHT_RULES
 
@@ -200,6 +214,11 @@ class PositionProtector:
             case ProtectionAction.CANCEL_ENTRY:
                 await self._cancel_partial_entry(_own_working_entries(rows))
             case ProtectionAction.CANCEL_EXITS:
+                # One position after the other loses a stop that works: the broker may refuse the next.
+                if step.reason == OVERNIGHT_REASON and not self.exits.turn.acquire(
+                    position.position_id, self.clock.now()
+                ):
+                    return
                 await self.submission.cancel_orders(_working_exits(rows), step.reason, self._cancels)
             case ProtectionAction.PLACE:
                 await self._place_protection(position, rows, step)
@@ -290,7 +309,7 @@ class PositionProtector:
         attempt = len(_protections(rows))
         is_stop = step.order_class == "simple"
         purpose = Purpose.STOP_LOSS if is_stop else Purpose.TAKE_PROFIT
-        await self.submission.place(
+        sent = await self.submission.place(
             NewOrder(
                 client_order_id=unused_client_order_id(
                     base, "op", attempt, {row.client_order_id for row in rows}
@@ -313,6 +332,8 @@ class PositionProtector:
             ),
             note=f"{'stop' if is_stop else 'stop and target'} for the {position.quantity} shares held",
         )
+        if position.position_id in self.exits.overnight and sent.status is Status.REJECTED:
+            self._is_refusing |= reason_of(sent.rejection_reason or "") in REFUSES_EVERY_SALE
 
 
 def _own_working_entries(rows: list[OrderRow]) -> list[OrderRow]:

@@ -15,6 +15,7 @@ import structlog
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection, unfilled_entries
 from catalyst.domain.rows import OrderRow, PositionRow
@@ -165,7 +166,7 @@ class UnprotectedTime:
             f"{position.symbol}: no working stop at the broker for {seconds} s (limit {allowed} s); "
             "check `catalyst positions`"
         )
-        facts = {
+        facts: dict[str, object] = {
             "position_id": position.position_id,
             "symbol": position.symbol,
             "quantity": str(position.quantity),
@@ -173,6 +174,17 @@ class UnprotectedTime:
             "budget": allowed,
         }
         log.critical("unprotected_over_budget", **facts)
+        try:
+            await self._raise_alert(position, since, message, facts)
+        except (DatabaseUnavailable, DatabaseContention) as error:
+            # A lock on the alert must not delay the stop; the next check raises it.
+            self._alerted_gaps.discard((position.position_id, since))
+            log.warning("alert_not_written", alert=OVER_BUDGET, symbol=position.symbol, error=str(error))
+
+    async def _raise_alert(
+        self, position: PositionRow, since: datetime, message: str, facts: dict[str, object]
+    ) -> None:
+        """Write the alert and its risk event in one transaction."""
         at = self.clock.now()
         async with self.store.tx("alert") as conn:
             created = await alerts.raise_alert(
