@@ -7,10 +7,13 @@ import asyncpg
 import pytest
 
 from catalyst.daemon.shutdown import ExitCode
+from catalyst.domain.errors import DatabaseContention
+from catalyst.domain.order import Purpose
 from catalyst.store import migrate
 from tests.dbfaults.short_timeouts import short_lock_timeout
+from tests.simulator.manual_feed import at
 from tests.stories.scenario import Scenario, open_scenario
-from tests.stories.test_refused_exits import longest_gap
+from tests.stories.test_refused_exits import DAY_TRADING, longest_gap, working_stops
 
 
 @asynccontextmanager
@@ -36,6 +39,8 @@ async def test_advisory_lock_of_another_session_delays_no_exit(database: str) ->
             assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
             await scenario.advance(seconds=3)
             assert scenario.held_qty("AAPL") == 0
+            assert scenario.components is not None
+            assert not scenario.components.outage_exit.spool.pending
         await scenario.assert_consistent()
 
 
@@ -100,3 +105,51 @@ async def test_sigterm_flattens_without_the_database_when_the_journal_stays_lock
             assert await scenario.wait_for_exit() is ExitCode.FLAT
         assert scenario.held_qty("AAPL") == 0
         assert await longest_gap(scenario, "AAPL") < 10
+
+
+async def test_lock_on_an_alert_delays_no_stop(database: str) -> None:
+    """Given a session that may only connect holds the advisory lock of an alert, and sales are refused, then the exit
+    is postponed and the stop is back within seconds; the alert follows when the lock is gone."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        await scenario.inject_fault(**DAY_TRADING)
+        lock = "SELECT pg_advisory_xact_lock(hashtextextended('alert EXIT_REFUSED:1', 0))"
+        async with held_lock(scenario, lock):
+            assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+            await scenario.advance(seconds=12)
+            assert working_stops(scenario, "AAPL") == [("gtc", 20)]
+            assert await longest_gap(scenario, "AAPL") < 5
+            assert "EXIT_REFUSED" not in await scenario.alert_events()
+            assert not scenario.components.outage_exit.spool.pending
+        await scenario.advance(seconds=60)
+        assert "EXIT_REFUSED" in await scenario.alert_events()
+        await scenario.assert_consistent()
+
+
+async def test_lock_cancels_no_stop_while_the_market_is_closed(database: str) -> None:
+    """Given shares that stay over the close and another session that keeps the position locked, when a person closes
+    the position after the close, then their stop works on, and no order is sent."""
+    async with open_scenario(
+        database, now=at("15:48"), once=False, positions={"close_all_at_market_close": False}
+    ) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.clock.advance_to(at("16:02"))
+        stop = (await scenario.orders("AAPL"))[-1]
+        assert (stop["order_purpose"], stop["time_in_force"], stop["status"]) == (
+            "stop_loss",
+            "gtc",
+            "accepted",
+        )
+        sent = await scenario.count_submitted("AAPL")
+        async with held_lock(scenario, LOCKS["position"]):
+            assert scenario.components is not None
+            with pytest.raises(DatabaseContention):
+                await scenario.components.exits.request(
+                    1, reason="MANUAL: AAPL", purpose=Purpose.EXIT, by="a"
+                )
+            await scenario.advance(seconds=40)
+        assert (await scenario.orders("AAPL"))[-1] == stop
+        assert not (await scenario.admin("logs?method=DELETE"))["requests"]
+        assert await scenario.count_submitted("AAPL") == sent
+        assert not scenario.components.outage_exit.spool.pending

@@ -1,10 +1,12 @@
 """Next protection step: the table of states, and the pauses and limits after refusals."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from catalyst.domain.order import Status
 from catalyst.domain.protection import Protection
 from catalyst.domain.protection_step import (
     HeldShares,
@@ -13,7 +15,9 @@ from catalyst.domain.protection_step import (
     Refusal,
     StateSince,
     next_protection_step,
+    placed_of,
 )
+from tests.domain.test_report_decision import STOP
 
 NOW = datetime(2026, 6, 17, 14, 30, tzinfo=UTC)
 POSITION = ProtectionRules(may_exit=True)
@@ -163,6 +167,26 @@ def test_shares_whose_orders_end_at_once_get_the_next_after_a_growing_pause(coun
     assert next_protection_step(held, POSITION, NOW).action is ProtectionAction.PLACE
     if pause:
         assert next_protection_step(held, POSITION, NOW - seconds(0.5)).action is ProtectionAction.WAIT
+
+
+@pytest.mark.parametrize("cancel_reason", ["EXIT", "FLATTEN", "OVERNIGHT"])
+def test_stops_that_an_exit_cancelled_make_no_pause_longer(cancel_reason: str) -> None:
+    """Stops that protected until an exit cancelled them are no failed attempts: the next one follows at once."""
+    ended = replace(STOP, status=Status.CANCELLED, cancel_reason=None)
+    sent = [ended, replace(ended, status=Status.REJECTED), replace(ended, cancel_reason=cancel_reason)]
+    assert placed_of([*sent, *sent]) == [ended.created_at] * 2
+    assert placed_of([replace(ended, cancel_reason="UNACKNOWLEDGED"), replace(ended, cancel_reason="OCO")])
+
+
+def test_no_pause_grows_while_the_session_ends() -> None:
+    """In its last seconds each refused or ended stop is followed by another within a second."""
+    ending = ProtectionRules(may_exit=False, time_in_force="gtc", must_outlive_session=True, may_pause=False)
+    held = shares(BARE, **placed(*[1.0] * 12))
+    assert next_protection_step(held, ending, NOW).action is ProtectionAction.PLACE
+    held = shares(BARE, **placed(*[9.0] * 12), **refused(*[REFUSED] * 12, ago=1))
+    assert next_protection_step(held, ending, NOW).action is ProtectionAction.PLACE
+    early = next_protection_step(held, ending, NOW - seconds(0.5))
+    assert (early.action, early.check_after) == (ProtectionAction.WAIT, seconds(0))
 
 
 def test_day_orders_are_replaced_when_the_stop_must_outlive_the_session() -> None:

@@ -168,15 +168,19 @@ async def test_day_stop_stays_while_the_broker_refuses_every_sale(database: str,
         assert "AAPL 20 shares, stop $188.00 that ends with the session (DAY_TRADING" in message
 
 
-async def test_exits_are_tried_until_shortly_before_the_close(database: str) -> None:
-    """Given sales are refused until 80 s before the close, then the exit is tried again and sells before it."""
+@pytest.mark.parametrize(("accepted_at", "sold_by"), [("15:52:00", "15:52:35"), ("15:58:40", "15:59:20")])
+async def test_exits_are_tried_often_until_shortly_before_the_close(
+    database: str, accepted_at: str, sold_by: str
+) -> None:
+    """Given sales are refused for minutes while the day ends, when the broker accepts them again, then the exit is
+    tried within half a minute, also shortly before the close, and sells."""
     async with open_scenario(database, now=at("15:48")) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.refuse_replacements()
         await scenario.inject_fault(**DAY_TRADING)
-        await scenario.clock.advance_to(at("15:58:40"))
+        await scenario.clock.advance_to(at(accepted_at))
         await scenario.clear_faults()
-        await scenario.clock.advance_to(at("15:59:20"))
+        await scenario.clock.advance_to(at(sold_by))
         assert scenario.held_qty("AAPL") == 0
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         assert await not_sold_alerts(scenario) == []
@@ -213,10 +217,10 @@ async def test_ended_exits_wake_nobody_twice(database: str) -> None:
         assert changed.version == version + 1
 
 
-@pytest.mark.parametrize("timeout", [5, 20])
-async def test_flatten_with_a_short_time_limit_sells(database: str, timeout: int) -> None:
+@pytest.mark.parametrize("seconds", [5, 20])
+async def test_flatten_with_a_short_time_limit_sells(database: str, seconds: int) -> None:
     """Given the flatten may take 20 s or less and the legs must be cancelled first, then SIGTERM sells the shares."""
-    async with open_scenario(database, shutdown={"flatten_timeout_seconds": timeout}) as scenario:
+    async with open_scenario(database, shutdown={"flatten_timeout_seconds": seconds}) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.refuse_replacements()
         scenario.stop.request("SIGTERM", flatten=True)
