@@ -61,6 +61,7 @@ class SafeExit:
     exit_in_outage: ExitInOutage
     requested: ChangeSignal = field(default_factory=ChangeSignal)
     overnight: set[int] = field(default_factory=set)
+    stops_refused: bool = False  # while the session ends; the broker refuses every sale
     turn: CancelTurn = field(default_factory=CancelTurn)
     _ending_session: Session | None = None  # of `overnight`
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # by position id
@@ -134,6 +135,7 @@ class SafeExit:
         """
         if self.current_day.session != self._ending_session:
             self.overnight.clear()  # the next session begins with every exit
+            self.stops_refused = False
         if not self.market_open:
             return POLL_INTERVAL
         async with self.store.read() as conn:

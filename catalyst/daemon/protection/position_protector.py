@@ -82,9 +82,6 @@ class PositionProtector:
     # By position id: facts that need no further read until then.
     _limited: dict[int, tuple[ProtectionFingerprint, datetime]] = field(default_factory=dict)
     _intents: dict[int, ExitIntent] = field(default_factory=dict)  # the open ones, by position id
-    _is_refusing: bool = (
-        False  # the broker has refused a stop while the session ends, as it refuses every sale
-    )
     _cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
 
     async def run(self) -> None:
@@ -126,7 +123,6 @@ class PositionProtector:
         self._intents = {intent.position_id: intent for intent in intents}
         waiting = {intent.position_id for intent in intents if intent.is_postponed(read_at)}
         exiting = self._intents.keys() - waiting - self.exits.overnight
-        self._is_refusing &= bool(self.exits.overnight)
         if not self.exits.market_open:
             exiting = set()  # no exit can run before the open: protect until then
         has_unconfirmed = False
@@ -181,7 +177,7 @@ class PositionProtector:
         intent = self._intents.get(position_id)
         if position_id in self.exits.overnight:
             is_refused = intent is not None and reason_of(intent.refusal or "") in REFUSES_EVERY_SALE
-            return KEEPING_RULES if is_refused or self._is_refusing else ENDING_RULES
+            return KEEPING_RULES if is_refused or self.exits.stops_refused else ENDING_RULES
         if intent is not None:
             return POSTPONED_RULES
         return RULES if self.exits.market_open else OVERNIGHT_RULES
@@ -333,7 +329,7 @@ class PositionProtector:
             note=f"{'stop' if is_stop else 'stop and target'} for the {position.quantity} shares held",
         )
         if position.position_id in self.exits.overnight and sent.status is Status.REJECTED:
-            self._is_refusing |= reason_of(sent.rejection_reason or "") in REFUSES_EVERY_SALE
+            self.exits.stops_refused |= reason_of(sent.rejection_reason or "") in REFUSES_EVERY_SALE
 
 
 def _own_working_entries(rows: list[OrderRow]) -> list[OrderRow]:
