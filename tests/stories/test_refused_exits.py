@@ -314,9 +314,10 @@ async def test_exit_sells_the_rest_of_a_partly_filled_target(database: str, *, i
         if is_fill_booked:
             await scenario.inject_fault("stream_drop", symbol="AAPL", role="stop_loss")
             await scenario.inject_fault("slow", method="GET", route="/v2/orders/*", seconds=5)
+        else:
+            await scenario.inject_fault("stream_drop", symbol="AAPL", side="sell", count=2)
         scenario.print_trade("AAPL", "194.05")
-        if is_fill_booked:
-            await scenario.advance(seconds=0.2)
+        await scenario.advance(seconds=0.2)
         assert scenario.components is not None
         position = await scenario.position("AAPL")
         assert position is not None
@@ -327,6 +328,9 @@ async def test_exit_sells_the_rest_of_a_partly_filled_target(database: str, *, i
         await scenario.advance(seconds=8)
         assert scenario.held_qty("AAPL") == 0
         assert await longest_gap(scenario, "AAPL") < 5
+        assert not (await scenario.admin("logs?method=PATCH&path=/v2/orders"))[
+            "requests"
+        ]  # the target is read before it is moved
         await scenario.assert_consistent()
 
 

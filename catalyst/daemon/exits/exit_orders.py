@@ -48,6 +48,18 @@ def exit_order(
     )
 
 
+def prepared_exit(rows: Sequence[OrderRow]) -> OrderRow | None:
+    """Return the sale that was written and never sent."""
+    return next(
+        (
+            row
+            for row in rows
+            if row.status is Status.CREATED and row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)
+        ),
+        None,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Repricing:
     """A take-profit that the broker can replace, and the price of its stop."""

@@ -19,7 +19,7 @@ from catalyst.broker.port import Priority
 from catalyst.clock import Clock
 from catalyst.daemon.exits.blocking_orders import BlockingOrders
 from catalyst.daemon.exits.cancel_turn import CancelTurn
-from catalyst.daemon.exits.exit_orders import Repricing, exit_order, repricing_of
+from catalyst.daemon.exits.exit_orders import Repricing, exit_order, prepared_exit, repricing_of
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.submission import without_legs
 from catalyst.daemon.trading_state.current_day import CurrentDay
@@ -229,17 +229,32 @@ class PositionExit:
 
     async def _reprice_target(self, position: PositionRow, repricing: Repricing) -> bool:
         """Move the take-profit to the market, once; return false, with the exit postponed, when every sale is
-        refused."""
-        repriced = repricing.order(epoch=self.epoch)
+        refused.
+
+        The target is read first: its fills may be on their way, and a replacement takes only the rest.
+        """
+        assert (
+            repricing.target.alpaca_order_id is not None
+        )  # only an order that the broker has shown is moved
+        await self.submission.refresh(repricing.target.alpaca_order_id, "poll")
+        position, rows = await self._read_position()
+        sent = [row for row in rows if row.is_working and row.status is not Status.CREATED]
+        fresh = repricing_of(position, sent, rows, self.intent)
+        if fresh is None:
+            return True  # it has changed: decide again
+        repriced = fresh.order(epoch=self.epoch)
         log.warning(
             "take_profit_repriced",
             symbol=position.symbol,
             limit=str(repriced.limit_price),
             reason=self.intent.reason,
         )
-        sent = await self.submission.replace(repricing.target, repriced, note=self.intent.reason)
-        refusal = sent.rejection_reason or ""
-        if sent.status is Status.REJECTED and REPLACE_ANSWERS[reason_of(refusal)] is ReplaceAnswer.POSTPONE:
+        answered = await self.submission.replace(fresh.target, repriced, note=self.intent.reason)
+        refusal = answered.rejection_reason or ""
+        if (
+            answered.status is Status.REJECTED
+            and REPLACE_ANSWERS[reason_of(refusal)] is ReplaceAnswer.POSTPONE
+        ):
             await self._postpone(position, refusal)
             return False
         return True
@@ -270,7 +285,7 @@ class PositionExit:
         Orders for more shares than are held refuse it. That proves as well that the database can be written, and only
         their cancel ends it: a target that fills during the exit, or an external order.
         """
-        if _prepared_exit(rows) is not None:
+        if prepared_exit(rows) is not None:
             return
         try:
             await self.submission.prepare_exit(
@@ -358,7 +373,7 @@ class PositionExit:
         self, position: PositionRow, rows: list[OrderRow], quantity: Decimal
     ) -> OrderRow:
         """Send the prepared sale, or write and send another; cancel the orders that its rejection names."""
-        prepared = _prepared_exit(rows)
+        prepared = prepared_exit(rows)
         if prepared is not None and prepared.quantity == quantity:
             sent = await self.submission.send_prepared_exit(prepared)
         else:
@@ -476,18 +491,6 @@ class PositionExit:
             log.warning("alert_not_written", alert=event, symbol=position.symbol, error=str(error))
             return False
         return True
-
-
-def _prepared_exit(rows: list[OrderRow]) -> OrderRow | None:
-    """Return the sale that was written and never sent."""
-    return next(
-        (
-            row
-            for row in rows
-            if row.status is Status.CREATED and row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)
-        ),
-        None,
-    )
 
 
 def _group_broker_ids(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:

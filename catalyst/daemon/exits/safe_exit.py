@@ -190,7 +190,7 @@ class SafeExit:
                     return
             await self.clock.sleep(pause)
             pause = min(pause * 2, POLL_INTERVAL)
-            if not await self._is_intent_open(intent):
+            if not await self._may_run_again(intent):
                 return
 
     def _may_exit_without_database(self, position_id: int) -> bool:
@@ -213,10 +213,12 @@ class SafeExit:
             within = min(within, session.close - self.clock.now())
         return await self.exit_in_outage(symbol, reason, by, within)
 
-    async def _is_intent_open(self, intent: ExitIntent) -> bool:
+    async def _may_run_again(self, intent: ExitIntent) -> bool:
+        """Return false when the intent has ended or is postponed."""
         try:
             async with self.store.read() as conn:
                 open_intent = await exit_intents.open_intent_of(conn, intent.position_id)
         except (DatabaseUnavailable, DatabaseContention):
             return True  # unknown during a database outage; the next attempt reads it again
-        return open_intent is not None and open_intent.intent_id == intent.intent_id
+        is_open = open_intent is not None and open_intent.intent_id == intent.intent_id
+        return is_open and open_intent is not None and not open_intent.is_postponed(self.clock.now())
