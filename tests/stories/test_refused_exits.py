@@ -1,5 +1,6 @@
 """Refused exits: the broker refuses the sale of shares that a stop protects."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -215,6 +216,29 @@ async def test_ended_exits_wake_nobody_twice(database: str) -> None:
         assert changed.version == version
         exits.end_exits([1, 2])
         assert changed.version == version + 1
+
+
+async def test_ended_exits_may_begin_again_in_the_next_session(database: str) -> None:
+    """A process that lives over the night begins the next session with every exit; within the session none begins."""
+    async with open_scenario(database) as scenario:
+        assert scenario.components is not None
+        exits, day = scenario.components.exits, scenario.components.current_day
+        exits.end_exits([1])
+        exits.stops_refused = True
+        await exits.start_open_intents()
+        assert (exits.overnight, exits.stops_refused) == ({1}, True)
+        assert day.session is not None
+        night = timedelta(days=1)
+        day.set_session(
+            replace(
+                day.session,
+                day=day.session.day + night,
+                open=day.session.open + night,
+                close=day.session.close + night,
+            )
+        )
+        await exits.start_open_intents()
+        assert (exits.overnight, exits.stops_refused) == (set(), False)
 
 
 @pytest.mark.parametrize("seconds", [5, 20])
