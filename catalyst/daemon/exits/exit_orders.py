@@ -60,6 +60,13 @@ def prepared_exit(rows: Sequence[OrderRow]) -> OrderRow | None:
     )
 
 
+def group_broker_ids(working: Sequence[OrderRow], rows: Sequence[OrderRow]) -> set[str]:
+    """Return the broker ids whose reports contain every working order: a leg is reported with its parent."""
+    by_id = {row.order_id: row for row in rows}
+    parents = [by_id.get(row.parent_order_id or row.order_id, row) for row in working]
+    return {row.alpaca_order_id for row in parents if row.alpaca_order_id is not None}
+
+
 @dataclass(frozen=True, slots=True)
 class Repricing:
     """A take-profit that the broker can replace, and the price of its stop."""

@@ -8,9 +8,8 @@ reason lasts, the exit is postponed and the position protector puts the stop bac
 
 from collections.abc import Container
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
-from enum import StrEnum
 from typing import Final
 
 import structlog
@@ -19,8 +18,14 @@ from catalyst.broker.port import Priority
 from catalyst.clock import Clock
 from catalyst.daemon.exits.blocking_orders import BlockingOrders
 from catalyst.daemon.exits.cancel_turn import CancelTurn
-from catalyst.daemon.exits.exit_orders import Repricing, exit_order, prepared_exit, repricing_of
-from catalyst.daemon.orders.cancel_throttle import CancelThrottle
+from catalyst.daemon.exits.exit_backoff import Condition, ExitBackoff
+from catalyst.daemon.exits.exit_orders import (
+    Repricing,
+    exit_order,
+    group_broker_ids,
+    prepared_exit,
+    repricing_of,
+)
 from catalyst.daemon.orders.submission import without_legs
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
@@ -46,11 +51,8 @@ from catalyst.store.exit_intents import ExitIntent
 
 log = structlog.get_logger()
 
-INITIAL_PAUSE: Final = timedelta(seconds=0.5)
 REPORT_TIMEOUT: Final = timedelta(seconds=2)  # without a trade update for this long, poll
-CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)  # before a cancel is requested again
 SLOW_EXIT_AFTER: Final = timedelta(seconds=30)  # an exit not filled by then raises an alert
-MAX_PAUSE: Final = timedelta(seconds=8)
 TURN_POLL_INTERVAL: Final = timedelta(seconds=0.5)
 REPRICED_TIMEOUT: Final = timedelta(seconds=5)  # a repriced take-profit has this long to fill
 RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # the broker's available quantity may lag its fills
@@ -64,38 +66,6 @@ NO_SHARES_TIMEOUT: Final = timedelta(seconds=15)  # the broker's positions may l
 ALERT_WINDOW: Final = timedelta(days=1)
 # Rejections because another order, usually external, reserves the shares.
 BLOCKED_CODES: Final = ("INSUFFICIENT_QTY", "WASH_TRADE", "OPPOSITE_ORDER")
-
-
-class Condition(StrEnum):
-    """A condition of an exit that counts only once it lasts."""
-
-    NO_SHARES = "no_shares"  # the broker shows no shares
-    RESERVED = "reserved"  # an order that no list shows reserves the shares
-    UNREADABLE = "unreadable"  # the quantity to sell is not known
-    UNPROTECTED = "unprotected"  # no order works for the position
-
-
-@dataclass
-class ExitBackoff:
-    """Doubling pauses of one exit, and the start times of its conditions."""
-
-    pause: timedelta = INITIAL_PAUSE
-    cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
-    unacknowledged_since: dict[int, datetime] = field(default_factory=dict)  # by order id
-    _since: dict[Condition, datetime] = field(default_factory=dict)
-
-    def next_pause(self) -> timedelta:
-        """Return the next pause, and double the one after it up to MAX_PAUSE."""
-        pause, self.pause = self.pause, min(self.pause * 2, MAX_PAUSE)
-        return pause
-
-    def duration_of(self, condition: Condition, now: datetime) -> timedelta:
-        """Return how long the condition, which holds now, has lasted."""
-        return now - self._since.setdefault(condition, now)
-
-    def end(self, condition: Condition) -> None:
-        """Record that the condition does not hold now."""
-        self._since.pop(condition, None)
 
 
 @dataclass
@@ -131,11 +101,12 @@ class PositionExit:
         finally:
             self.turn.release(self.intent.position_id)
 
-    async def postpone_after(self, error: Exception) -> None:
-        """Postpone the exit that failed several times, so that its protective orders are checked meanwhile."""
+    async def postpone_after(self, error: Exception, pause: timedelta, failures: int) -> None:
+        """Postpone the exit that failed several times, so that its stop is checked meanwhile."""
         position, _ = await self._read_position()
         failure = f"{type(error).__name__}: {error}".splitlines()[0]
-        await self._postpone(position, f"{RejectionReason.SUBMIT_FAILED}: the exit failed: {failure}")
+        refusal = f"{RejectionReason.SUBMIT_FAILED}: the exit failed: {failure}"
+        await self._postpone(position, refusal, refusals=failures, pause=pause)
 
     async def _step(self) -> bool:
         """Do the next step; return false when the exit ends or waits for another run."""
@@ -276,7 +247,7 @@ class PositionExit:
         )
         if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
             return  # a report changed the rows: read them again
-        for broker_id in _group_broker_ids(working, rows):
+        for broker_id in group_broker_ids(working, rows):
             await self.submission.refresh(broker_id, "poll")
 
     async def _prepare_exit(self, position: PositionRow, rows: list[OrderRow]) -> None:
@@ -405,15 +376,22 @@ class PositionExit:
             return False
         await self.submission.cancel_orders(sales, self.intent.purpose.upper(), self.backoff.cancels)
         if not await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
-            for broker_id in _group_broker_ids(sales, sales):
+            for broker_id in group_broker_ids(sales, sales):
                 await self.submission.refresh(broker_id, "poll")
         return True
 
-    async def _postpone(self, position: PositionRow, refusal: str | None) -> None:
+    async def _postpone(
+        self,
+        position: PositionRow,
+        refusal: str | None,
+        *,
+        refusals: int | None = None,
+        pause: timedelta | None = None,
+    ) -> None:
         """Postpone the exit; its protective orders work again until then. `refusal` None: the session ends."""
         now = self.clock.now()
-        refusals = self.intent.refusals + (refusal is not None)
-        pause = pause_after(refusal or self.intent.refusal or "", max(refusals, 1))
+        refusals = self.intent.refusals + (refusal is not None) if refusals is None else refusals
+        pause = pause or pause_after(refusal or self.intent.refusal or "", max(refusals, 1))
         async with self.store.tx("exit_postponed") as conn:
             await exit_intents.postpone(
                 conn, self.intent.intent_id, retry_at=now + pause, refusal=refusal, refusals=refusals
@@ -491,10 +469,3 @@ class PositionExit:
             log.warning("alert_not_written", alert=event, symbol=position.symbol, error=str(error))
             return False
         return True
-
-
-def _group_broker_ids(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:
-    """Return the broker ids whose reports contain every working order: a leg is reported with its parent."""
-    by_id = {row.order_id: row for row in rows}
-    parents = [by_id.get(row.parent_order_id or row.order_id, row) for row in working]
-    return {row.alpaca_order_id for row in parents if row.alpaca_order_id is not None}

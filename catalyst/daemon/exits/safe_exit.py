@@ -163,27 +163,29 @@ class SafeExit:
     async def _run_intent(self, intent: ExitIntent) -> None:
         """Exit the position; retry after failures, with doubling pauses, while the intent is open.
 
-        After MAX_FAILURES of another kind than the database's the exit is postponed: its protective orders are checked.
+        From MAX_FAILURES of another kind than the database's on, the exit is postponed for the pause: its stop is
+        checked meanwhile.
         """
-        pause, contentions = RETRY_AFTER, 0
-        failures: list[Exception] = []
+        pause, contentions, failures = RETRY_AFTER, 0, 0
+        to_postpone: Exception | None = None
         blocking = BlockingOrders(self.store, self.broker, self.ledger, self.submission)
         position_exit = PositionExit(
             blocking, self.current_day, self.clock, self.epoch, self.turn, self.overnight, intent
         )
         while True:
             try:
-                if len(failures) >= MAX_FAILURES:
-                    await position_exit.postpone_after(failures[-1])
-                else:
+                if to_postpone is None:
                     await position_exit.run()
+                    return
+                await position_exit.postpone_after(to_postpone, pause, failures - MAX_FAILURES + 1)
             except Exception as error:  # a failed exit must not stop the others
                 log.exception("exit_failed", position_id=intent.position_id, again_in=pause.total_seconds())
                 contentions = contentions + 1 if isinstance(error, DatabaseContention) else 0
-                if not isinstance(error, DatabaseContention | DatabaseUnavailable):
-                    failures.append(error)
-            else:
-                return
+                failures += not isinstance(error, DatabaseContention | DatabaseUnavailable)
+                if to_postpone is None and failures >= MAX_FAILURES:
+                    to_postpone = error
+                    continue
+            to_postpone = None
             if contentions >= MAX_CONTENTIONS and self._may_exit_without_database(intent.position_id):
                 contentions = 0
                 if await self._exit_contended(intent):
