@@ -383,3 +383,24 @@ async def test_exit_that_fails_is_postponed_and_alerted(database: str) -> None:
         await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
+
+
+async def test_hanging_cancels_of_several_exits_are_repeated_side_by_side(database: str) -> None:
+    """Given the broker loses the first four cancels of each position, when three positions are exited, then each exit
+    begins its cancels in its turn and repeats them without another turn, so that all are sold within half a minute."""
+    symbols = ("AAPL", "MSFT", "TSLA")
+    async with open_scenario(database, risk={"max_positions": 10}) as scenario:
+        for symbol in symbols:
+            await scenario.given_position(symbol, 20)
+        await scenario.refuse_replacements()
+        for symbol in symbols:
+            await scenario.inject_fault(
+                "drop_before", method="DELETE", route="/v2/orders/*", symbol=symbol, count=8
+            )
+        await scenario.conn.execute(
+            "INSERT INTO commands (kind, arguments, requested_at, requested_by) VALUES ('flatten', '{}', $1, 'a')",
+            scenario.clock.now(),
+        )
+        await scenario.advance(seconds=32)
+        assert [scenario.held_qty(symbol) for symbol in symbols] == [0, 0, 0]
+        await scenario.assert_consistent()
