@@ -268,8 +268,11 @@ async def test_outage_exit_whose_last_response_was_a_rejection_is_imported_as_re
         scenario.print_trade("AAPL", "190.00")
         await restore_database_and_start(scenario, proxy)
         outage = [order for order in await scenario.orders("AAPL") if order["origin"] == "outage"]
-        assert [order["status"] for order in outage] == ["rejected"]
-        assert "insufficient qty" in outage[0]["rejection_reason"]
+        sales = [order for order in outage if order["order_purpose"] == "flatten"]
+        assert [order["status"] for order in sales] == ["rejected"]
+        assert "insufficient qty" in sales[0]["rejection_reason"]
+        # The stops that the ending process tried to leave were refused too.
+        assert {order["status"] for order in outage} == {"rejected"}
         await scenario.advance(seconds=30)
         assert scenario.held_qty("AAPL") == 0
         await assert_sent_once(scenario)

@@ -177,7 +177,8 @@ class PositionProtector:
         intent = self._intents.get(position_id)
         if position_id in self.exits.overnight:
             is_refused = intent is not None and reason_of(intent.refusal or "") in REFUSES_EVERY_SALE
-            return KEEPING_RULES if is_refused or self.exits.stops_refused else ENDING_RULES
+            rules = KEEPING_RULES if is_refused or self.exits.stops_refused else ENDING_RULES
+            return replace(rules, may_pause=not self.exits.market_open)  # after the close a night follows
         if intent is not None:
             return POSTPONED_RULES
         return RULES if self.exits.market_open else OVERNIGHT_RULES
