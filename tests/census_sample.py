@@ -84,7 +84,7 @@ SAMPLES = (
     Sample(
         "C26",
         "stories/test_client_behaviours_exits.py::test_exit_cancels_external_order_named_in_rejection",
-        "catalyst.daemon.exits.safe_exit:SafeExit._cancel_named_order",
+        "catalyst.daemon.exits.blocking_orders:BlockingOrders.cancel_named",
     ),
     Sample(
         "C34",

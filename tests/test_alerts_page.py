@@ -13,7 +13,15 @@ PAGE = (SOURCES.parent / "docs" / "alerts.md").read_text()
 ROWS = re.findall(r"^\| `([A-Z_]+)` \| (.+?) \| (.+?) \| (.+?) \|$", PAGE, re.M)
 EVENT = re.compile(r"[A-Z]{3,}(_[A-Z]+)+|OVERFILLED|OVERSOLD")
 # Functions that raise an alert of the event that they receive.
-RAISING = {"raise_alert", "raise_for_symbols", "OrderAlert", "_quarantine", "alert", "_alert"}
+RAISING = {
+    "raise_alert",
+    "raise_exit_alert",
+    "raise_for_symbols",
+    "OrderAlert",
+    "_quarantine",
+    "alert",
+    "_alert",
+}
 
 
 def events_in(tree: ast.Module) -> Iterator[str]:

@@ -16,7 +16,7 @@ import structlog
 
 from catalyst.broker import parse, responses
 from catalyst.broker.order_payload import build_payload, check_order_request, check_replace_request
-from catalyst.broker.outcome import RejectionReason, require_list, require_object, success_body
+from catalyst.broker.outcome import require_list, require_object, success_body
 from catalyst.broker.pagination import next_page_start
 from catalyst.broker.port import Broker, Priority, RateLimitStatus
 from catalyst.broker.rate_limit import RateLimiter
@@ -26,6 +26,7 @@ from catalyst.broker.symbol_batches import batch_symbols
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRejected, OutcomeUnknown
 from catalyst.domain.fault_points import FaultPoint
+from catalyst.domain.refusals import RejectionReason
 from catalyst.domain.report import (
     AccountReport,
     AssetReport,

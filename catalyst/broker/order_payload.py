@@ -7,9 +7,9 @@ import re
 from decimal import Decimal
 from typing import Final
 
-from catalyst.broker.outcome import RejectionReason
 from catalyst.domain.errors import OrderRejected
 from catalyst.domain.price import on_tick
+from catalyst.domain.refusals import RejectionReason
 from catalyst.domain.report import OrderRequest
 
 _CLIENT_ORDER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,48}")

@@ -8,7 +8,6 @@ by clients in the field.
 
 import json
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Final, TypeGuard
 
 import orjson
@@ -23,30 +22,12 @@ from catalyst.domain.errors import (
     OrderRejected,
     OutcomeUnknown,
 )
-
-
-class RejectionReason(StrEnum):
-    """Our reason for a rejection by the broker."""
-
-    INSUFFICIENT_BUYING_POWER = "INSUFFICIENT_BUYING_POWER"
-    INSUFFICIENT_QTY = "INSUFFICIENT_QTY"  # other orders reserve the shares, or they do not exist
-    WASH_TRADE = "WASH_TRADE"
-    OPPOSITE_ORDER = "OPPOSITE_ORDER"  # an opening order of the other side is working
-    NOT_SHORTABLE = "NOT_SHORTABLE"  # for a protective sell: the account may be flat already
-    HARD_TO_BORROW = "HARD_TO_BORROW"  # accepts only day orders
-    HALTED = "HALTED"
-    MARKET_CLOSED = "MARKET_CLOSED"
-    NOT_ENTRY = "NOT_ENTRY"  # a bracket where a position or order exists
-    NOT_EXIT = "NOT_EXIT"  # an OCO without a booked position: not yet, or no longer
-    NOT_TRADABLE = "NOT_TRADABLE"
-    PRICE_RULE = "PRICE_RULE"
-    SUSPENDED_BY_USER = "SUSPENDED_BY_USER"
-    NOT_CANCELABLE = "NOT_CANCELABLE"
-    SUBMIT_FAILED = "SUBMIT_FAILED"  # an unknown message
-
+from catalyst.domain.refusals import RejectionReason
 
 _REASON_BY_PHRASE: Final[tuple[tuple[str, RejectionReason], ...]] = (  # the first match decides
     ("insufficient buying power", RejectionReason.INSUFFICIENT_BUYING_POWER),
+    ("day trading", RejectionReason.DAY_TRADING),
+    ("day-trading", RejectionReason.DAY_TRADING),
     ("insufficient qty", RejectionReason.INSUFFICIENT_QTY),
     ("wash trade", RejectionReason.WASH_TRADE),
     ("cannot open a long buy while", RejectionReason.OPPOSITE_ORDER),
@@ -55,9 +36,14 @@ _REASON_BY_PHRASE: Final[tuple[tuple[str, RejectionReason], ...]] = (  # the fir
     ("cannot be sold short", RejectionReason.NOT_SHORTABLE),
     ("not allowed to short", RejectionReason.NOT_SHORTABLE),
     ("halt", RejectionReason.HALTED),
+    ("unable to replace", RejectionReason.NOT_REPLACEABLE),
+    ("parameters are not changed", RejectionReason.NOT_REPLACEABLE),
     ("must be entry orders", RejectionReason.NOT_ENTRY),
     ("must be exit orders", RejectionReason.NOT_EXIT),
     ("rejected by user request", RejectionReason.SUSPENDED_BY_USER),
+    ("account is restricted", RejectionReason.ACCOUNT_RESTRICTED),
+    ("account is blocked", RejectionReason.ACCOUNT_RESTRICTED),
+    ("trading is blocked", RejectionReason.ACCOUNT_RESTRICTED),
     ("market is closed", RejectionReason.MARKET_CLOSED),
     ("must be submitted after", RejectionReason.MARKET_CLOSED),
     ("extended hours", RejectionReason.MARKET_CLOSED),
@@ -73,6 +59,12 @@ _REASON_BY_PHRASE: Final[tuple[tuple[str, RejectionReason], ...]] = (  # the fir
     ("already in", RejectionReason.NOT_CANCELABLE),
     ("not cancelable", RejectionReason.NOT_CANCELABLE),
     ("not open", RejectionReason.NOT_CANCELABLE),
+    ("not fractionable", RejectionReason.INVALID_REQUEST),
+    ("notional must", RejectionReason.INVALID_REQUEST),
+    ("client_order_id must be no more", RejectionReason.INVALID_REQUEST),
+    ("qty must be", RejectionReason.INVALID_REQUEST),
+    ("orders require", RejectionReason.INVALID_REQUEST),
+    ("intent mismatch", RejectionReason.INVALID_REQUEST),
 )
 
 _AUTH_CODE: Final = 40110000

@@ -7,7 +7,6 @@ from typing import Final, Generic, TypeVar
 
 from catalyst.broker import parse
 from catalyst.broker.outcome import (
-    RejectionReason,
     inconclusive_error,
     is_object,
     require_list,
@@ -17,6 +16,7 @@ from catalyst.broker.outcome import (
 from catalyst.broker.pagination import array_items
 from catalyst.broker.request import HttpResponse, OnMalformed
 from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRejected, OutcomeUnknown
+from catalyst.domain.refusals import RejectionReason
 from catalyst.domain.report import AssetReport, CashActivity, Fill, Listing, OrderReport, OrderRequest
 
 T = TypeVar("T")

@@ -220,6 +220,7 @@ async def _check_connected_database(
             return
         yield CheckResult("schema", CheckVerdict.OK, "every migration is applied")
         yield await _check_privileges(conn)
+        yield await _check_connect(conn)
         yield await _check_daemon(conn, owner)
 
 
@@ -239,6 +240,18 @@ async def _check_privileges(conn: "Connection") -> CheckResult:
             "have its owner run what `catalyst migrate --roles` prints, or connect as catalyst_app",
         )
     return CheckResult("rights", CheckVerdict.OK, "the role has every privilege that the daemon needs")
+
+
+async def _check_connect(conn: "Connection") -> CheckResult:
+    """Warn while every role of the server may connect: a session may hold locks for which the daemon waits."""
+    if await conn.fetchval("SELECT has_database_privilege('public', current_database(), 'CONNECT')"):
+        return CheckResult(
+            "connect",
+            CheckVerdict.WARN,
+            "every role of the server may connect to the database",
+            "have its owner run what `catalyst migrate --roles` prints",
+        )
+    return CheckResult("connect", CheckVerdict.OK, "only the roles of Catalyst may connect")
 
 
 async def _check_daemon(conn: "Connection", owner: DatabaseOwner) -> CheckResult:

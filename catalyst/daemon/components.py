@@ -77,6 +77,7 @@ class Components:
     stream_consumer: StreamConsumer
     flatten: Flatten
     outage_exit: OutageExit
+    outage_protection: OutageProtection
     scanner: Scanner
     entries: EntryPlacement
     end_of_day: EndOfDay
@@ -111,10 +112,6 @@ def build_components(
     current_day = CurrentDay(store, gate, clock)
     ledger = OrderLedger(store, broker, clock, epoch, config, gate=gate)
     submission = OrderSubmission(store, broker, ledger, gate, clock, config, epoch, installation)
-    blocking_orders = BlockingOrders(store, broker, ledger, submission, clock)
-    exits = SafeExit(store, broker, ledger, submission, current_day, clock, epoch, blocking_orders)
-    proof_reader = ProofReader(store, broker, ledger, gate, clock, config, installation)
-    flatten = Flatten(store, broker, ledger, submission, exits, clock, proofs, proof_reader)
     outage_exit = OutageExit(
         broker.with_permit(OutagePermit(lease)),
         submission.requests,
@@ -124,6 +121,12 @@ def build_components(
         clock,
         installation,
     )
+    blocking_orders = BlockingOrders(store, broker, ledger, submission, clock)
+    exits = SafeExit(
+        store, broker, ledger, current_day, clock, epoch, blocking_orders, outage_exit.exit_contended_symbol
+    )
+    proof_reader = ProofReader(store, broker, ledger, gate, clock, config, installation)
+    flatten = Flatten(store, broker, ledger, submission, exits, clock, proofs, proof_reader)
     account_status = AccountStatus(store, broker, gate, clock)
     unprotected_time = UnprotectedTime(store, clock, config)
     health = DatabaseHealth(gate, clock, unprotected_time.unprotected_changed)
@@ -216,6 +219,7 @@ def build_components(
         stream_consumer=StreamConsumer(stream, ledger, gate, reconciler, another_catalyst, store, clock),
         flatten=flatten,
         outage_exit=outage_exit,
+        outage_protection=outage_protection,
         scanner=scanner,
         entries=entries,
         end_of_day=end_of_day,

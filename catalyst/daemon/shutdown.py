@@ -11,6 +11,7 @@ import structlog
 
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components
+from catalyst.daemon.exits.flatten import protect_rest_time
 from catalyst.daemon.trading_day.sessions import session_of_today
 from catalyst.domain.errors import AnotherDaemonRunning, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import Purpose
@@ -25,6 +26,7 @@ FLATTEN_RETRY_PAUSE: Final = timedelta(seconds=2)
 MIN_OUTAGE_FLATTEN_TIME: Final = timedelta(
     seconds=20
 )  # an outage flatten gets at least this, however late it begins
+PROTECT_REST_TIMEOUT: Final = timedelta(seconds=10)  # for the stops of what an outage flatten could not sell
 DRAIN_TIMEOUT: Final = timedelta(seconds=10)  # our open requests end within this time
 
 
@@ -78,7 +80,7 @@ async def flatten_or_none(components: Components, stop: StopRequest, deadline: d
     for attempt in range(MAX_FLATTEN_ATTEMPTS):
         if attempt:
             await components.clock.sleep(FLATTEN_RETRY_PAUSE)
-        if not await components.store.is_reachable():
+        if not await components.store.is_writable():
             break
         flattening = asyncio.create_task(_flatten_by_database(components, stop, deadline), name="flatten")
         outage = asyncio.create_task(_wait_for_outage(components), name="outage_watch")
@@ -111,7 +113,7 @@ async def _wait_for_outage(components: Components) -> None:
     missed = 0
     while missed < 2:
         await components.clock.sleep(FLATTEN_RETRY_PAUSE)
-        missed = 0 if await components.store.is_reachable() else missed + 1
+        missed = 0 if await components.store.is_writable() else missed + 1
 
 
 async def flatten_in_outage(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
@@ -125,18 +127,23 @@ async def flatten_in_outage(components: Components, stop: StopRequest, deadline:
         within=max(deadline - components.clock.now(), MIN_OUTAGE_FLATTEN_TIME),
         market_open=components.exits.market_open,
     )
-    return ExitCode.FLAT if left.flat else ExitCode.NOT_FLAT
+    if left.flat:
+        return ExitCode.FLAT
+    await components.outage_protection.protect_overnight(PROTECT_REST_TIMEOUT)
+    return ExitCode.NOT_FLAT
 
 
 async def _flatten_by_database(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
     """Flatten with the rows of the database."""
     await components.current_day.end_entries("flatten", reason=stop.reason, by="signal")
+    now = components.clock.now()
     proof = await components.flatten.run(
         CloseReason.EMERGENCY_STOP,
         by=stop.reason,
         purpose=Purpose.FLATTEN,
-        within=deadline - components.clock.now(),
+        within=deadline - now,
         cycle_id=components.current_day.cycle_id,
+        protect_rest_at=protect_rest_time(now, deadline),
     )
     return ExitCode.FLAT if proof.proven else ExitCode.NOT_FLAT
 

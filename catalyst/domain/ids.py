@@ -6,11 +6,13 @@ tells our orders from those of another Catalyst on the same account; orders of b
 
 import re
 from collections.abc import Container, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid5
 
 from catalyst.domain.order import Purpose
-from catalyst.domain.rows import OrderRow, PositionRow
+
+if TYPE_CHECKING:  # the rows know the prefix of our ids
+    from catalyst.domain.rows import OrderRow, PositionRow
 
 NAMESPACE: Final = UUID("6f1c7c1e-0c0b-5f0a-9a55-3a1d6f9d2b11")
 PREFIX: Final = "cat-"
@@ -45,7 +47,7 @@ def unused_client_order_id(
     return candidate
 
 
-def exit_id_base(position: PositionRow, rows: Sequence[OrderRow]) -> str:
+def exit_id_base(position: "PositionRow", rows: "Sequence[OrderRow]") -> str:
     """Return the base of the ids of a position's exits; `rows` are its orders.
 
     An entry whose late fill opened this position opened another one before, which has used its ids.

@@ -63,6 +63,24 @@ def exit_orders_of(rows: Sequence[OrderRow]) -> list[ExitOrder]:
     ]
 
 
+def lasting_stop(rows: Sequence[OrderRow]) -> OrderRow | None:
+    """Return the working stop that outlives the session; None when there is none.
+
+    A day order counts where the broker has refused a good-till-cancelled one: it takes no other.
+    """
+    day_only = any(str(row.rejection_reason).startswith("HARD_TO_BORROW") for row in rows)
+    return next(
+        (
+            row
+            for row in rows
+            if row.order_purpose is Purpose.STOP_LOSS
+            and row.is_working
+            and (row.time_in_force == "gtc" or day_only)
+        ),
+        None,
+    )
+
+
 def unfilled_entries(rows: Sequence[OrderRow]) -> set[int | None]:
     """Return the ids of entries that are not completely filled: their legs protect nothing.
 

@@ -62,6 +62,8 @@ def decide(
     group = () if report is None else (report, *report.legs)
     if not rows.current and any(each.replaced_by or each.replaces for each in group):
         return None  # the other order of the replacement may have a row
+    group = tuple(_without_carried_fills(rows, each) for each in group)
+    report = group[0] if group else None
     decision = _DecisionBuilder(rows, given)
     for each in group:
         row = rows.row_of(each)
@@ -80,6 +82,18 @@ def decide(
         elif parent is not None and not decision.add_leg(parent, each):
             return None
     return decision.result(group)
+
+
+def _without_carried_fills(rows: ReportRows, report: OrderReport) -> OrderReport:
+    """Return the report of a replacement of ours without the fills of the order it replaces.
+
+    The broker shows the fills and the quantity of both as those of the replacement; our rows have each share once.
+    """
+    row, replaced = rows.row_of(report), rows.by_broker_id.get(report.replaces or "")
+    if row is None or row.origin != "catalyst" or replaced is None or row.replaces != replaced.order_id:
+        return report
+    carried = min(replaced.filled_qty, report.filled_qty)
+    return replace(report, quantity=report.quantity - carried, filled_qty=report.filled_qty - carried)
 
 
 @dataclass
@@ -121,7 +135,7 @@ class _DecisionBuilder:
     # -- one report
 
     def match(self, row: OrderRow, report: OrderReport) -> None:
-        """Check that the report is about this order and quantity; take a leg's new size."""
+        """Check that the report is about this order and quantity; take the new size of a leg or a replacement."""
         if row.alpaca_order_id is not None and row.broker_status == report.broker_status:
             self.already_reported.add(row.order_id)
         if row.alpaca_order_id not in (None, report.broker_id):
@@ -135,7 +149,11 @@ class _DecisionBuilder:
             return
         self.rows_by_reported_id[report.broker_id] = row
         if row.quantity != report.quantity:
-            if (row.origin == "broker" or row.parent_order_id) and row.filled_qty <= report.quantity:
+            # The broker shrinks a replacement by what its predecessor filled, and resizes a leg with its parent.
+            is_leg = row.parent_order_id is not None and row.replaces is None
+            is_smaller_replacement = row.replaces is not None and report.quantity < row.quantity
+            may_change = row.origin == "broker" or is_leg or is_smaller_replacement
+            if may_change and row.filled_qty <= report.quantity:
                 note = f"the broker resized the order to {report.quantity}"
                 resized = changed(row, quantity=report.quantity)
                 self._change(row, resized, JournalLine("note", None, row.status, note))

@@ -186,12 +186,13 @@ def _fills_of(rows: Sequence[OrderRow], fills: Sequence[OrderFill]) -> tuple[Ord
 
 
 def _targets_of(stop: OrderRow, rows: Sequence[OrderRow]) -> list[OrderRow]:
-    """Return the target of the stop's group, with the orders that replaced it."""
+    """Return the target of the stop's group, with the orders that replaced it; a refused replacement did not."""
     group = stop.parent_order_id or stop.order_id
     targets: dict[int, OrderRow] = {}
     for row in sorted(rows, key=lambda row: row.order_id):
         is_of_group = (row.parent_order_id or row.order_id) == group or row.replaces in targets
-        if row.order_purpose is Purpose.TAKE_PROFIT and is_of_group:
+        is_refused = row.replaces is not None and row.status is Status.REJECTED
+        if row.order_purpose is Purpose.TAKE_PROFIT and is_of_group and not is_refused:
             targets[row.order_id] = row
     return list(targets.values())
 

@@ -213,7 +213,7 @@ BEGIN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), role);
         EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = public', role, current_database());
     END LOOP;
-    EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('REVOKE CONNECT, CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
 END $$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 
@@ -228,7 +228,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM catalyst_app;
 GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO catalyst_app;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO catalyst_app;
 REVOKE UPDATE ON order_events FROM catalyst_app;
-REVOKE INSERT, UPDATE ON journal_chain FROM catalyst_app;
+REVOKE INSERT, UPDATE ON journal_chain, journal_lock FROM catalyst_app;
 REVOKE INSERT, UPDATE ON order_edges, schema_migrations FROM catalyst_app;
 REVOKE INSERT ON daemon FROM catalyst_app;
 

@@ -57,6 +57,12 @@ _READ_BACK: Final = """
            (extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval) * 1000)::bigint
                AS idle_in_transaction_session_timeout
 """
+_TRY_JOURNAL: Final = """
+    BEGIN;
+    INSERT INTO order_events (at, source, kind) VALUES (to_timestamp(0), 'probe', 'probe');
+    SET CONSTRAINTS ALL IMMEDIATE;
+    ROLLBACK;
+"""
 
 
 class ReservedConnections:
@@ -241,16 +247,22 @@ class Store:
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
             await self.expire()
 
-    async def is_reachable(self) -> bool:
-        """Return true when the server accepts a new connection and responds; a full server counts as
-        reachable."""
+    async def is_writable(self) -> bool:
+        """Return true when a new connection can write a line of the journal, which every order needs; it is rolled
+        back. A full server counts as writable; a lock that outlives LOCK_TIMEOUT_MS does not."""
         try:
             with self.clock.hold(), translated_errors():
-                conn = await asyncpg.connect(self.dsn, timeout=_ACQUIRE_TIMEOUT_S)
+                conn = await asyncpg.connect(
+                    self.dsn,
+                    timeout=_ACQUIRE_TIMEOUT_S,
+                    server_settings={"lock_timeout": str(LOCK_TIMEOUT_MS), "search_path": "public"},
+                )
                 try:
-                    await conn.execute("SELECT 1", timeout=_ACQUIRE_TIMEOUT_S)
+                    await conn.execute(_TRY_JOURNAL, timeout=_ACQUIRE_TIMEOUT_S * 2)
                 finally:
                     conn.terminate()
+        except DatabaseContention:
+            return False
         except DatabaseUnavailable as error:
             return isinstance(error.__cause__, asyncpg.TooManyConnectionsError)
         return True

@@ -348,7 +348,7 @@ async def _write_position(
             (position_id,) = written.positions.values()
         await _link(conn, link, position_id, at=at, epoch=epoch)
     if change is not None and change.state.status is PositionStatus.CLOSED:
-        await exit_intents.end_intent(conn, change.position_id, state="done", at=at)
+        await exit_intents.end_intent(conn, change.position_id, state="done", at=at, epoch=epoch)
 
 
 async def _write_effects(

@@ -115,6 +115,8 @@ def test_check_command_names_what_would_stop_trading(shell: Shell, database: str
     assert verdicts["schema"] == verdicts["rights"] == "ok"
     fixes = {check["name"]: check["fix"] for check in facts["checks"]}
     assert fixes["secrets"] == "chmod 600 .env"
+    assert verdicts["connect"] == "warn"
+    assert "migrate --roles" in fixes["connect"]
 
 
 def test_check_command_reports_only_a_wrong_configuration(shell: Shell) -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from catalyst.daemon.exits.exit_orders import QUEUED_EXIT_OFFSET, exit_order, repriced_target
+from catalyst.daemon.exits.exit_orders import QUEUED_EXIT_OFFSET, Repricing, exit_order, repricing_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, side_for
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.store.exit_intents import ExitIntent
@@ -84,4 +84,62 @@ def test_repriced_target_lies_one_tick_on_the_winning_side_of_the_stop(
 ) -> None:
     """The target of a long moves to a tick above its stop, that of a short to a tick below."""
     target = order_of(side, Purpose.TAKE_PROFIT, order_type="limit", limit_price=Decimal(194))
-    assert repriced_target(target, Decimal(188), installation="0a1b2c", epoch=1).limit_price == limit
+    assert Repricing(target, Decimal(188)).order(installation="0a1b2c", epoch=1).limit_price == limit
+
+
+def group_of(side: PositionSide, **target: object) -> tuple[OrderRow, OrderRow]:
+    """Return the working target and stop of one group; the stop is 2 dollars from 190."""
+    stop_price = Decimal(188) if side is LONG else Decimal(192)
+    values: dict[str, object] = {"order_type": "limit", "parent_order_id": 1} | target
+    return (
+        order_of(side, Purpose.TAKE_PROFIT, **values),
+        order_of(
+            side,
+            Purpose.STOP_LOSS,
+            order_id=4,
+            parent_order_id=1,
+            stop_price=stop_price,
+            broker_status="held",
+        ),
+    )
+
+
+@pytest.mark.parametrize(("side", "limit"), [(LONG, Decimal("188.01")), (SHORT, Decimal("191.99"))])
+def test_exit_moves_the_target_of_a_working_group(side: PositionSide, limit: Decimal) -> None:
+    """The target of a group whose stop works is moved to a tick from the stop."""
+    target, stop = group_of(side)
+    repricing = repricing_of(
+        position_of(side, last_price=Decimal(190)), [stop, target], [stop, target], INTENT
+    )
+    assert repricing == Repricing(target, stop.stop_price)
+    assert repricing.order(installation="0a1b2c", epoch=1).limit_price == limit
+
+
+@pytest.mark.parametrize(
+    "case", ["no stop", "stop of another group", "entry works", "repriced before", "not new", "price beyond the stop",
+             "stop was hit", "external"]
+)  # fmt: skip
+@pytest.mark.parametrize("side", PositionSide)
+def test_exit_moves_no_target_when(side: PositionSide, case: str) -> None:
+    """The target stays where the move would not sell, or would not keep the stop."""
+    changed: dict[str, dict[str, object]] = {
+        "not new": {"broker_status": "held"},
+        "external": {"origin": "external"},
+    }
+    target, stop = group_of(side, **changed.get(case, {}))
+    working, rows, intent = [target, stop], [target, stop], INTENT
+    position = position_of(side, last_price=Decimal(190))
+    match case:
+        case "no stop":
+            working = [target]
+        case "stop of another group":
+            working = [target, replace(stop, parent_order_id=2)]
+        case "entry works":
+            working = [order_of(side, Purpose.ENTRY, order_id=1), target, stop]
+        case "repriced before":
+            rows = [*rows, order_of(side, Purpose.TAKE_PROFIT, order_id=5, replaces=target.order_id)]
+        case "price beyond the stop":
+            position = position_of(side, last_price=Decimal(187) if side is LONG else Decimal(193))
+        case "stop was hit":
+            intent = replace(INTENT, reason="STOP_LOSS_HIT: AAPL")
+    assert repricing_of(position, working, rows, intent) is None

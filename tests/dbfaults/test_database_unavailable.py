@@ -79,7 +79,7 @@ async def test_every_entry_raises_database_unavailable_when_server_is_stopped(cl
         )
         for entry in entries:
             await entry()
-        assert await store.is_reachable()
+        assert await store.is_writable()
         assert await lock.ping()
 
         async def stop_in_the_middle() -> None:
@@ -93,13 +93,13 @@ async def test_every_entry_raises_database_unavailable_when_server_is_stopped(cl
             with pytest.raises(DatabaseUnavailable) as raised:
                 await entry()
             assert raised.value.__cause__ is not None
-        assert not await store.is_reachable()
+        assert not await store.is_writable()
         assert not await lock.ping()
 
         await server.start()
         for entry in entries:
             await entry()
-        assert await store.is_reachable()
+        assert await store.is_writable()
         await lock.release()
         await store.close()
 

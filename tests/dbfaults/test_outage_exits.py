@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from catalyst import flat_proof_files
+from catalyst.daemon.shutdown import ExitCode
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from tests.dbfaults.proxied_scenario import assert_sent_once
 from tests.dbfaults.test_database_outage import (
@@ -17,6 +18,7 @@ from tests.dbfaults.test_database_outage import (
 )
 from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import ENTRY, Scenario
+from tests.stories.test_refused_exits import working_stops
 
 SHORT = {"limit": "189.90", "stop": "192.00", "target": "186.00", "side": "short"}
 
@@ -228,8 +230,11 @@ async def test_outage_exit_whose_last_response_was_a_rejection_is_imported_as_re
         scenario.print_trade("AAPL", "190.00")
         await restore_database_and_start(scenario, proxy)
         outage = [order for order in await scenario.orders("AAPL") if order["origin"] == "outage"]
-        assert [order["status"] for order in outage] == ["rejected"]
-        assert "insufficient qty" in outage[0]["rejection_reason"]
+        sales = [order for order in outage if order["order_purpose"] == "flatten"]
+        assert [order["status"] for order in sales] == ["rejected"]
+        assert "insufficient qty" in sales[0]["rejection_reason"]
+        # The stops that the ending process tried to leave were refused too.
+        assert {order["status"] for order in outage} == {"rejected"}
         await scenario.advance(seconds=30)
         assert scenario.held_qty("AAPL") == 0
         await assert_sent_once(scenario)
@@ -258,3 +263,50 @@ async def test_outage_flatten_that_is_not_proven_frees_no_symbol_of_an_earlier_e
         )
         assert not result.flat
         assert states.symbols(SymbolReason.OUTAGE_EXIT) == {"AAPL"}
+
+
+async def test_sigterm_in_outage_leaves_unsold_shares_under_a_lasting_stop(
+    database: str, tmp_path: Path
+) -> None:
+    """Given the database is away and the broker refuses every sale, when the daemon is stopped, then the shares keep a
+    good-till-cancelled stop; the next start imports its row and sells them."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        proxy.refuse_connections()
+        await scenario.inject_fault(
+            "status_before", method="POST", route="/v2/orders", client_order_id="cat-*-z", status=403, code=40310000,
+            message="insufficient day trading buying power", count=0,
+        )  # fmt: skip
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
+        assert working_stops(scenario, "AAPL") == [("gtc", 20)]
+        await scenario.clear_faults()
+        await restore_database_and_start(scenario, proxy)
+        imported = [o for o in await scenario.orders("AAPL") if o["order_class"] == "oco"]
+        assert {order["time_in_force"] for order in imported} == {"gtc"}
+        await scenario.advance(seconds=60)
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()
+
+
+async def test_shares_without_levels_get_a_stop_in_an_outage(database: str, tmp_path: Path) -> None:
+    """Given a position has no stored stop and target, and its orders end during a database outage, then an OCO at the
+    configured distance from the price protects it."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        await scenario.conn.execute("UPDATE positions SET stop_loss = NULL, take_profit = NULL")
+        assert scenario.components is not None
+        scenario.components.ledger.changed.notify()
+        await scenario.advance(seconds=16)
+        proxy.refuse_connections()
+        await scenario.advance(seconds=5)
+        for order in scenario.server.exchange.state.order_store.working("AAPL"):
+            await scenario.admin("cancel", {"id": order.id})
+        scenario.server.exchange.confirm_cancels()
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=15)
+        assert working_stops(scenario, "AAPL") == [("day", 20)]
+        proxy.resume()
+        await scenario.advance(seconds=60)
+        assert working_stops(scenario, "AAPL") == [("day", 20)]
+        await scenario.assert_consistent()

@@ -1,10 +1,12 @@
 """Next protection step: the table of states, and the pauses and limits after refusals."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from catalyst.domain.order import Status
 from catalyst.domain.protection import Protection
 from catalyst.domain.protection_step import (
     HeldShares,
@@ -13,7 +15,9 @@ from catalyst.domain.protection_step import (
     Refusal,
     StateSince,
     next_protection_step,
+    placed_of,
 )
+from tests.domain.test_report_decision import STOP
 
 NOW = datetime(2026, 6, 17, 14, 30, tzinfo=UTC)
 POSITION = ProtectionRules(may_exit=True)
@@ -122,3 +126,76 @@ def test_state_since_restarts_when_the_kind_of_state_changes() -> None:
     states.keep({"AAPL"})
     assert states.update("MSFT", Protection.PENDING, NOW + seconds(6)) == NOW + seconds(6)
     assert states.update("AAPL", Protection.UNPROTECTED, NOW + seconds(7)) == NOW + seconds(5)
+
+
+def placed(*ago: float) -> dict[str, Any]:
+    return {"placed": [NOW - seconds(number) for number in ago]}
+
+
+@pytest.mark.parametrize(("count", "pause"), [(0, 0), (1, 5), (2, 10), (3, 20), (4, 40), (5, 80)], ids=str)
+def test_order_that_does_not_protect_is_replaced_after_doubling_pauses(count: int, pause: float) -> None:
+    """A working order that protects nothing is replaced at once, then after 5, 10, 20, 40 and 80 s; meanwhile
+    the next read waits for the end of the pause, 5 s at most."""
+    sent = [pause + 60 * number for number in range(count, 0, -1)]
+    sent[-1:] = [pause] if count else []
+    held = shares(BARE, 600, exits_working=True, **placed(*sent))
+    assert next_protection_step(held, POSITION, NOW).action is ProtectionAction.CANCEL_EXITS
+    if count:
+        early = next_protection_step(held, POSITION, NOW - seconds(1))
+        assert (early.action, early.check_after) == (ProtectionAction.WAIT, seconds(1))
+        earlier = next_protection_step(held, POSITION, NOW - seconds(pause))
+        assert earlier.check_after == seconds(min(pause, 5))
+
+
+def test_order_that_does_not_protect_is_replaced_six_times_in_half_an_hour() -> None:
+    """After six accepted orders in 30 minutes a working order is left alone; an order for a wrong number of shares
+    is replaced all the same, and an order that works and is too large is cancelled."""
+    sent = placed(1500, 1400, 1300, 1200, 1100, 1000)
+    step = next_protection_step(shares(BARE, exits_working=True, **sent), POSITION, NOW)
+    assert (step.action, step.check_after) == (ProtectionAction.WAIT, seconds(5))
+    for state in (Protection.PARTIAL, Protection.EXCESS):
+        step = next_protection_step(shares(state, exits_working=True, **sent), POSITION, NOW)
+        assert step.action is ProtectionAction.CANCEL_EXITS
+    later = next_protection_step(shares(BARE, exits_working=True, **sent), POSITION, NOW + seconds(301))
+    assert later.action is ProtectionAction.CANCEL_EXITS
+
+
+@pytest.mark.parametrize(("count", "pause"), [(2, 0), (3, 1), (4, 2), (8, 32), (12, 60)])
+def test_shares_whose_orders_end_at_once_get_the_next_after_a_growing_pause(count: int, pause: float) -> None:
+    """Two orders that the broker accepted and ended are replaced at once, the next after 1, 2, 4 s, to a minute."""
+    held = shares(BARE, **placed(*[100.0 + pause] * (count - 1), pause))
+    assert next_protection_step(held, POSITION, NOW).action is ProtectionAction.PLACE
+    if pause:
+        assert next_protection_step(held, POSITION, NOW - seconds(0.5)).action is ProtectionAction.WAIT
+
+
+@pytest.mark.parametrize("cancel_reason", ["EXIT", "FLATTEN", "OVERNIGHT"])
+def test_stops_that_an_exit_cancelled_make_no_pause_longer(cancel_reason: str) -> None:
+    """Stops that protected until an exit cancelled them are no failed attempts: the next one follows at once."""
+    ended = replace(STOP, status=Status.CANCELLED, cancel_reason=None)
+    sent = [ended, replace(ended, status=Status.REJECTED), replace(ended, cancel_reason=cancel_reason)]
+    assert placed_of([*sent, *sent]) == [ended.created_at] * 2
+    assert placed_of([replace(ended, cancel_reason="UNACKNOWLEDGED"), replace(ended, cancel_reason="OCO")])
+
+
+def test_no_pause_grows_while_the_session_ends() -> None:
+    """In its last seconds each refused or ended stop is followed by another within a second."""
+    ending = ProtectionRules(may_exit=False, time_in_force="gtc", must_outlive_session=True, may_pause=False)
+    held = shares(BARE, **placed(*[1.0] * 12))
+    assert next_protection_step(held, ending, NOW).action is ProtectionAction.PLACE
+    held = shares(BARE, **placed(*[9.0] * 12), **refused(*[REFUSED] * 12, ago=1))
+    assert next_protection_step(held, ending, NOW).action is ProtectionAction.PLACE
+    early = next_protection_step(held, ending, NOW - seconds(0.5))
+    assert (early.action, early.check_after) == (ProtectionAction.WAIT, seconds(0))
+
+
+def test_day_orders_are_replaced_when_the_stop_must_outlive_the_session() -> None:
+    """A protected share under day orders gets lasting ones when the session ends, unless its symbol takes none."""
+    ending = ProtectionRules(may_exit=False, time_in_force="gtc", must_outlive_session=True)
+    held = shares(Protection.PROTECTED, exits_working=True, expires_today=True)
+    assert next_protection_step(held, ending, NOW).reason == "OVERNIGHT"
+    assert next_protection_step(held, POSITION, NOW).action is ProtectionAction.CONFIRM
+    borrowed = shares(Protection.PROTECTED, exits_working=True, expires_today=True, **refused(BORROW))
+    assert next_protection_step(borrowed, ending, NOW).action is ProtectionAction.CONFIRM
+    lasting = shares(Protection.PROTECTED, exits_working=True)
+    assert next_protection_step(lasting, ending, NOW).action is ProtectionAction.CONFIRM

@@ -447,3 +447,21 @@ def test_changed_row_equals_a_replaced_one_and_refuses_unknown_columns() -> None
     assert ENTRY.filled_qty == 0
     with pytest.raises(TypeError, match="has no column sides"):
         changed(ENTRY, sides="sell")
+
+
+def test_replacement_does_not_count_the_fills_of_the_order_it_replaces() -> None:
+    """The broker shows 8 shares of the replaced target, and 5 of the replacement, as 13 of the replacement: its row is
+    one of 92 shares, 5 of them filled, and no fill is missing."""
+    old = replace(TARGET, status=Status.REPLACED, filled_qty=Decimal(8), broker_status="replaced")
+    new = replace(
+        TARGET, order_id=4, client_order_id="cat-m", alpaca_order_id="b-m", replaces=3, status=Status.ACCEPTED,
+        filled_qty=Decimal(5),
+    )  # fmt: skip
+    decision = decided([old, new], report_of(new, "partially_filled", 13, replaces="b-t"))
+    assert (decision.missing_fills, decision.quarantined) == ((), ())
+    [change] = decision.order_changes
+    assert (change.after.quantity, change.after.filled_qty) == (92, 5)
+    filled = replace(change.after, filled_qty=Decimal(92), status=Status.PARTIAL_FILL)
+    again = decided([old, filled], report_of(new, "filled", 100, replaces="b-t"))
+    assert again.missing_fills == ()
+    assert again.order_changes[0].after.status is Status.FILLED

@@ -99,6 +99,17 @@ CASES = [
         [(50, 300)],
     ),
     (
+        "the broker refuses to move the target",
+        [
+            ENTRY,
+            STOP,
+            TARGET,
+            replace(TARGET, order_id=5, replaces=2, status=Status.REJECTED, closed_at=after(50)),
+        ],
+        [ENTRY_FILL],
+        [],
+    ),
+    (
         "a triggered stop fills",
         [ENTRY, replace(STOP, status=Status.FILLED), TARGET],
         [ENTRY_FILL, OrderFill(3, Decimal(5), after(10)), OrderFill(3, Decimal(15), after(20))],

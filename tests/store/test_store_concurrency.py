@@ -272,7 +272,7 @@ async def test_concurrent_exit_requests_create_one_intent(concurrent_store: Stor
     for _ in range(ROUNDS):
         assert sum(await run_concurrently(concurrent_store, create_intent)) == 1
         async with concurrent_store.tx("check") as conn:
-            await exit_intents.end_intent(conn, position, state="abandoned", at=AT)
+            await exit_intents.end_intent(conn, position, state="abandoned", at=AT, epoch=1)
 
 
 @pytest.mark.promise("L3b")

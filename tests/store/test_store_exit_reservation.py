@@ -120,7 +120,7 @@ async def test_bracket_legs_reserve_shares_once(raw_rows: RawRows):
     ]
     assert await _reserved_qty(raw_rows, position_id) == 100
     with pytest.raises(ExitExceedsPosition):
-        await raw_rows.insert_exit(position_id, quantity=Decimal(1))
+        await raw_rows.insert_exit(position_id, quantity=Decimal(1), status="submitted")
     for leg in legs:
         await raw_rows.set_status(leg, "cancelled")
     await raw_rows.insert_exit(position_id)
@@ -187,7 +187,24 @@ async def test_replacement_and_replaced_order_reserve_shares_once(raw_rows: RawR
     await raw_rows.insert_exit(position_id, replaces=old, **STOP)
     assert await _reserved_qty(raw_rows, position_id) == 100
     with pytest.raises(ExitExceedsPosition):
+        await raw_rows.insert_exit(position_id, quantity=Decimal(1), status="submitted")
+
+
+async def test_prepared_sale_is_released_only_after_the_legs_ended(raw_rows: RawRows):
+    """A sale that was never sent may stand beside the legs that it replaces, but no second one; it is released only
+    when no leg works any more."""
+    position_id = await raw_rows.insert_position()
+    entry = await _entry_of(raw_rows, position_id)
+    stop = await raw_rows.insert_exit(position_id, parent_order_id=entry, **LEG, **STOP)
+    prepared = await raw_rows.insert_exit(position_id)
+    assert await _reserved_qty(raw_rows, position_id) == 100
+    with pytest.raises(ExitExceedsPosition):
         await raw_rows.insert_exit(position_id, quantity=Decimal(1))
+    with pytest.raises(ExitExceedsPosition):
+        await raw_rows.set_status(prepared, "submitted")
+    await raw_rows.set_status(stop, "cancelled")
+    await raw_rows.set_status(prepared, "submitted")
+    assert await _reserved_qty(raw_rows, position_id) == 100
 
 
 async def test_external_exit_beyond_position_is_recorded(raw_rows: RawRows):

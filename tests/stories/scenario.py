@@ -347,6 +347,13 @@ class Scenario:
         if may_stay_silent:
             self.reasons_of_silence[added["id"]] = may_stay_silent
 
+    async def refuse_replacements(self) -> None:
+        """Let the broker refuse every replacement, so that an exit cancels the legs and sends a sale."""
+        await self.inject_fault(
+            "status_before", method="PATCH", route="/v2/orders/*", status=422, code=40010001, count=0,
+            message="unable to replace order, order isn't sent to exchange yet",
+        )  # fmt: skip
+
     async def clear_faults(self) -> None:
         """Remove every fault rule of the exchange."""
         self.server.exchange.state.faults.remove()

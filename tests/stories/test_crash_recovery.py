@@ -122,12 +122,18 @@ async def test_crash_while_protecting_partial_entry_leaves_one_oco(
     [
         ("exit_intent", BEFORE),
         ("exit_intent", AFTER),
+        ("submit", BEFORE),
+        ("submit", AFTER),
+        ("PATCH /orders/*", BEFORE),
+        ("PATCH /orders/*", AFTER),
+        ("prepare_exit", BEFORE),
+        ("prepare_exit", AFTER),
         ("cancel", AFTER),
         ("DELETE /orders/*", BEFORE),
         ("DELETE /orders/*", AFTER),
         ("GET /positions/AAPL", AFTER),
-        ("submit", BEFORE),
-        ("submit", AFTER),
+        ("release_exit", BEFORE),
+        ("release_exit", AFTER),
         ("POST /orders", BEFORE),
         ("POST /orders", AFTER),
         ("apply_report", AFTER),
@@ -138,6 +144,11 @@ async def test_crash_during_exit_sells_once(database: str, step: str, moment: Mo
     protects."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        if step not in ("submit", "PATCH /orders/*"):
+            await scenario.refuse_replacements()
+            scenario.reasons_of_silence |= dict.fromkeys(
+                scenario.server.exchange.state.faults.rules, "a crash first"
+            )
         position = await scenario.position("AAPL")
         assert position is not None
         assert scenario.components is not None
@@ -166,6 +177,7 @@ async def test_crash_during_exit_sells_once(database: str, step: str, moment: Mo
         ("halt", BEFORE, 1),
         ("exit_intent", BEFORE, 2),
         ("exit_intent", AFTER, 1),
+        ("PATCH /orders/*", AFTER, 1),
         ("POST /orders", AFTER, 1),
         ("flat_proof", BEFORE, 1),
     ],
@@ -177,6 +189,8 @@ async def test_crash_during_flatten_is_continued_until_flat(
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.given_position("MSFT", 10)
+        if step.startswith("POST"):
+            await scenario.refuse_replacements()
         scenario.stop.request("SIGTERM", flatten=True)
         await scenario.crash_at(step, moment, nth=nth)
 

@@ -99,12 +99,15 @@ async def test_emergency_stop_respects_each_config_key(
         ("latch", Moment.AFTER),
         ("halt", Moment.AFTER),
         ("emergency_stop", Moment.AFTER),
+        ("PATCH /orders/*", Moment.AFTER),
         ("DELETE /orders/*", Moment.AFTER),
     ],
 )
 async def test_emergency_stop_completes_after_crash(database: str, step: str, moment: Moment) -> None:
     """After a crash at any step the next start completes the stop once, and no entry is sent meanwhile."""
     async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
+        if step.startswith("DELETE"):
+            await scenario.refuse_replacements()
         await lose_over_limit(scenario)
         await scenario.crash_at(step, moment)
         await scenario.start()
@@ -123,6 +126,7 @@ TRADING_STATE = {"latch": None, "halted": False}  # without `halt_new_trades`
         ("emergency_stop", Moment.BEFORE, 1),
         ("emergency_stop", Moment.AFTER, 1),
         ("exit_intent", Moment.AFTER, 1),
+        ("PATCH /orders/*", Moment.AFTER, 1),
         ("DELETE /orders/*", Moment.AFTER, 2),
         ("emergency_stop_done", Moment.BEFORE, 1),
     ],
@@ -133,6 +137,8 @@ async def test_emergency_stop_without_latch_completes_after_crash(
     """Without a latch the next start resumes from the recorded event: no entry is allowed before everything
     is exited and cancelled once; then entries are allowed."""
     async with open_scenario(database, risk=TIGHT_LIMITS, emergency={"halt_new_trades": False}) as scenario:
+        if step.startswith("DELETE"):
+            await scenario.refuse_replacements()
         await lose_over_limit(scenario)
         await scenario.crash_at(step, moment, nth=nth)
         await scenario.start()

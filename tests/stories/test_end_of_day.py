@@ -146,6 +146,7 @@ async def test_day_ending_with_shares_exits_with_not_flat_code(database: str) ->
     """When every exit is rejected until the close, the daemon exits with the code NOT_FLAT."""
     async with open_scenario(database, now=at("15:49")) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault(
             "status_before", method="POST", route="/v2/orders", status=403, code=40310000, count=0
         )

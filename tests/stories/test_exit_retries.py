@@ -60,6 +60,7 @@ async def test_lost_exit_request_is_resent_after_each_not_found(database: str) -
     seconds and three reads until NEVER_ARRIVED."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=3)
         assert await is_sold_within(scenario, 8)
         await scenario.advance(seconds=20)
@@ -72,6 +73,7 @@ async def test_unreadable_position_is_read_every_two_seconds_during_exit(databas
     """With five failed position reads the exit sells within nine seconds instead of sixteen."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault(
             "status_before", method="GET", route="/v2/positions/*", status=503, count=5
         )
@@ -84,6 +86,7 @@ async def test_exit_is_not_resent_while_outage_exit_handles_symbol(database: str
     resend is not sent."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         assert scenario.components is not None
         submission = scenario.components.submission
         calls: list[bool] = []
@@ -109,6 +112,7 @@ async def test_unacknowledged_exit_is_replaced_after_ten_seconds(database: str) 
     shares."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("never_ack", symbol="AAPL", count=1)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=9)

@@ -28,13 +28,17 @@ async def test_order_whose_every_request_is_lost_is_sent_four_times_and_replaced
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=0)
         if purpose == "exit":
+            await scenario.refuse_replacements()
             assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         else:
             stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
             await scenario.admin("cancel", {"id": stop["alpaca_order_id"]})
             scenario.server.exchange.confirm_cancels()
         await scenario.advance(seconds=40)
-        lost = [o for o in await orders_of(scenario, "AAPL", purpose) if o["alpaca_order_id"] is None]
+        # An exit whose requests stay lost is postponed: the OCO of its shares is lost too.
+        purposes = ("exit", "take_profit") if purpose == "exit" else (purpose,)
+        sent = [o for o in await orders_of(scenario, "AAPL", *purposes) if o["submitted_at"] is not None]
+        lost = [o for o in sent if o["alpaca_order_id"] is None]
         ended = [order for order in lost if order["status"] == "rejected"]
         assert len(ended) >= 2
         assert {(order["rejection_reason"], order["attempts"]) for order in ended} == {("NEVER_ARRIVED", 4)}
@@ -43,8 +47,13 @@ async def test_order_whose_every_request_is_lost_is_sent_four_times_and_replaced
         await scenario.clear_faults()
         await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == (0 if purpose == "exit" else 20)
-        arrived = [order for order in await orders_of(scenario, "AAPL", purpose) if order["alpaca_order_id"]]
-        assert [order["quantity"] for order in arrived] == [20]
+        arrived = [
+            order for order in await orders_of(scenario, "AAPL", *purposes) if order["alpaca_order_id"]
+        ]
+        if purpose == "exit":
+            assert sum(order["filled_qty"] for order in arrived) == 20
+        else:
+            assert [order["quantity"] for order in arrived] == [20]
         await scenario.assert_consistent()
 
 
@@ -117,6 +126,7 @@ async def test_exit_cancels_order_by_hand_that_was_adopted_meanwhile(database: s
     then the exit cancels it at once and sells all shares, instead of waiting for the person's price."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault(
             "status_before", method="GET", route="/v2/positions/AAPL", status=500, count=0
         )
@@ -142,7 +152,9 @@ async def test_exit_sells_the_smaller_quantity_when_the_broker_shows_fewer_share
         await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
         sales = await orders_of(scenario, "AAPL", "exit")
-        assert [order["quantity"] for order in sales if order["origin"] == "catalyst"] == [12]
+        assert [
+            order["quantity"] for order in sales if order["origin"] == "catalyst" and order["submitted_at"]
+        ] == [12]
         await scenario.clear_faults()
         await scenario.advance(seconds=70)
         position = await scenario.position("AAPL")
@@ -185,6 +197,7 @@ async def test_exit_goes_on_after_two_short_absences_of_its_shares(database: str
                 message="position does not exist" if status == 404 else "internal server error", count=0,
             )  # fmt: skip
             if seconds == 10:
+                await scenario.refuse_replacements()
                 assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
             await scenario.advance(seconds=seconds)
             await scenario.clear_faults()

@@ -68,22 +68,19 @@ async def test_cancelled_target_is_enforced_by_monitor(database: str) -> None:
 
 
 @pytest.mark.promise("C23")
-async def test_exit_during_halt_waits_and_is_repriced(database: str) -> None:
-    """During a halt one exit at a time waits at the broker, is repriced every minute far enough for any
-    reopening, and raises an alert; the first trade after the halt fills it."""
+async def test_exit_during_halt_waits_at_the_market_behind_its_stop(database: str) -> None:
+    """During a halt the broker refuses the sale: the stop is put back, an alert is raised, and the target waits at the
+    market beside its stop; the first trade after the halt sells."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.admin("halt", {"symbol": "AAPL"})
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 20
-        assert "EXIT_SLOW" in await scenario.alert_events()
-        live_orders = [
-            order for order in scenario.server.exchange.state.order_store.live() if order.symbol == "AAPL"
-        ]
-        assert len(live_orders) == 1
+        assert "EXIT_REFUSED" in await scenario.alert_events()
+        assert await working_exits(scenario, "AAPL") == [("limit", "new", 20), ("stop", "held", 20)]
         exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
-        assert [o["order_type"] for o in exits] == ["market", "limit", "market", "limit"]
+        assert [(o["order_type"], o["status"]) for o in exits] == [("market", "rejected")]
         await scenario.admin("resume", {"symbol": "AAPL"})
         scenario.print_trade("AAPL", "181.00")
         await scenario.advance(seconds=1)

@@ -119,6 +119,7 @@ async def test_leg_that_fills_during_exit_is_not_sold_again(database: str, price
     """Shares sold by a leg before its cancel arrives are not sold again."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("cancel_delay", symbol="AAPL", seconds=3, count=0)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         scenario.print_trade("AAPL", price)
@@ -133,6 +134,7 @@ async def test_simultaneous_exit_requests_sell_once(database: str) -> None:
     """Close, flatten and SIGTERM in the same second cause one sale."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.conn.execute(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by) VALUES"
             " ('close', '{\"symbol\": \"AAPL\"}', $1, 'a'), ('flatten', '{}', $1, 'b')",
@@ -152,6 +154,7 @@ async def test_hanging_cancel_delays_exit_and_alerts(database: str) -> None:
     shares are sold."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("cancel_delay", symbol="AAPL", seconds=120, count=0)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=60)

@@ -115,6 +115,7 @@ async def test_exit_without_response_sells_once(database: str) -> None:
     """An exit whose response got lost sells once, and its fill closes the position."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("drop", method="POST", route="/v2/orders")
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=30)
@@ -131,6 +132,7 @@ async def test_rejected_exit_is_resent_with_new_id(database: str) -> None:
     """An exit that the broker rejects twice is sent a third time; each order has its own id."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault(
             "status_before", method="POST", route="/v2/orders", status=403, code=40310000, count=2,
             message="insufficient qty available for order (requested: 20, available: 0)",
@@ -149,6 +151,7 @@ async def test_unanswered_cancel_is_repeated_and_exit_completes(database: str, k
     """A lost or rejected cancel of the legs is repeated, and the exit completes."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         if kind == "cancel_reject":
             await scenario.inject_fault(kind, symbol="AAPL")
         else:
@@ -198,6 +201,7 @@ async def test_rejected_resend_of_exit_does_not_settle_first_request(database: s
     adopted and sells once."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("drop", method="POST", route="/v2/orders", symbol="AAPL")
         await scenario.inject_fault("visibility", symbol="AAPL", side="sell", seconds=12)
         await scenario.inject_fault("stream_drop", symbol="AAPL", side="sell", count=0)
@@ -236,6 +240,7 @@ async def test_exit_rejected_after_reconciliation_read_it_is_not_sent_again(data
     after the rejection, then the rejected exit is not sent again."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         assert scenario.components is not None
         await scenario.inject_fault("unauthorized", method="POST", route="/v2/orders", count=0)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
@@ -260,6 +265,7 @@ async def test_exit_that_ended_during_retry_pause_is_not_sent_again(database: st
     sells."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("rate_limit", method="POST", route="/v2/orders", count=1)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         row = await first_exit(scenario, "submitted")
@@ -276,6 +282,7 @@ async def test_exit_that_ended_after_lookup_is_not_sent_again(database: str, end
     sent again; a new exit sells."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         ended_ids: list[int] = []
 
         async def end_exit() -> None:
@@ -307,6 +314,7 @@ async def test_exit_that_arrived_during_retry_pause_is_not_sent_again(
     rejected."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("rate_limit", method="POST", route="/v2/orders", count=1)
         if not acknowledged:
             await scenario.inject_fault("never_ack", symbol="AAPL", count=1)
@@ -331,6 +339,7 @@ async def test_exit_whose_shares_are_gone_is_rejected_instead_of_resent(database
     """An exit whose position is written off during the retry pause is not sent again; its row ends at once."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("rate_limit", method="POST", route="/v2/orders", count=1)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         row = await first_exit(scenario, "submitted")

@@ -12,6 +12,7 @@ from catalyst.doctor.database_checks import check_database
 from catalyst.doctor.issues import IssueKind
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
+from catalyst.domain.protection_step import ProtectionAction, ProtectionStep
 from catalyst.domain.report import Fill
 from catalyst.report.day import read_day_report
 from catalyst.report.status import read_status
@@ -148,7 +149,8 @@ async def test_protector_with_stale_rows_sends_no_second_stop(database: str) -> 
         stale_rows = [
             replace(row, status=Status.CANCELLED) if row.order_class == "oco" else row for row in rows
         ]
-        await protector._place_protection(position, stale_rows)
+        step = ProtectionStep(ProtectionAction.PLACE, order_class="oco", time_in_force="day")
+        await protector._place_protection(position, stale_rows, step)
         await scenario.advance(seconds=10)
         assert await scenario.count_submitted("AAPL") == submitted_before
         await scenario.assert_consistent()

@@ -13,13 +13,14 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
+from catalyst.daemon.exits.exit_alert import raise_exit_alert
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.legs import parent_of_leg
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.domain.errors import BrokerError, NotFound, OrderRejected
 from catalyst.domain.ids import is_of_another_catalyst
 from catalyst.domain.report import OrderReport
-from catalyst.store import alerts, orders, ownership
+from catalyst.store import orders, ownership
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -89,17 +90,16 @@ class BlockingOrders:
     async def alert(self, symbol: str, found: Sequence[OrderReport]) -> None:
         """Raise one alert that names the orders of another Catalyst that keep the shares of an exit."""
         names = ", ".join(f"{order.broker_id} ({order.side} {order.quantity})" for order in found)
-        async with self.store.tx("alert") as conn:
-            is_new = await alerts.raise_alert(
-                conn,
-                "EXIT_BLOCKED",
-                f"{symbol}: the exit of our shares waits, because orders of another Catalyst reserve them: cancel at"
-                f" the broker {names}",
-                subject=names,
-                facts={"symbol": symbol, "broker_ids": [order.broker_id for order in found]},
-                at=self.clock.now(),
-                window=ALERT_WINDOW,
-            )
+        is_new = await raise_exit_alert(
+            self.store,
+            "EXIT_BLOCKED",
+            f"{symbol}: the exit of our shares waits, because orders of another Catalyst reserve them: cancel at"
+            f" the broker {names}",
+            subject=names,
+            facts={"symbol": symbol, "broker_ids": [order.broker_id for order in found]},
+            at=self.clock.now(),
+            window=ALERT_WINDOW,
+        )
         if is_new:
             log.critical("exit_blocked", symbol=symbol, orders=names)
 

@@ -3,6 +3,7 @@
 The close of day, the emergency stop, the operator and SIGTERM use one path and differ only in the reason.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,7 +17,8 @@ from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
-from catalyst.domain.order import Purpose, Status
+from catalyst.domain.order import Purpose
+from catalyst.domain.protection import Protection, exit_orders_of, lasting_stop, protection_of
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store import alerts, exit_intents, flat_proofs, journal, orders, positions
@@ -24,6 +26,8 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
+PROTECT_REST_BEFORE: Final = timedelta(seconds=20)  # the deadline: what is not sold by then keeps a stop
+RETRY_EXIT_AFTER: Final = timedelta(seconds=30)  # a postponed exit is tried again, whatever its pause
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=5)
 
@@ -43,43 +47,132 @@ class Flatten:
     active_runs: int = 0  # calls of `run` that have not ended
 
     async def run(
-        self, reason: str, *, by: str, purpose: Purpose, within: timedelta, cycle_id: str | None
+        self,
+        reason: str,
+        *,
+        by: str,
+        purpose: Purpose,
+        within: timedelta,
+        cycle_id: str | None,
+        protect_rest_at: datetime | None = None,
     ) -> FlatProof:
         """Cancel every working entry, exit every position, wait, verify at the broker and write the proof.
 
-        After `within`, return what could be proven by then.
+        After `within`, return what could be proven by then. `protect_rest_at`: the process or the session ends, so what
+        is not sold by then gets a good-till-cancelled stop and is named in an alert.
         """
         log.warning("flatten_started", reason=reason, by=by)
         deadline = self.clock.now() + within
         self.active_runs += 1
         try:
-            await self._exit_all(reason, by, purpose, deadline)
+            await self._exit_all(reason, by, purpose, deadline, protect_rest_at)
         finally:
             self.active_runs -= 1
+        if self._must_protect(protect_rest_at):
+            await self._alert_not_sold(reason, cycle_id)
         return await self.prove(reason, by=by, cycle_id=cycle_id, deadline=deadline)
 
-    async def _exit_all(self, reason: str, by: str, purpose: Purpose, deadline: datetime) -> None:
-        """Cancel orders and exit positions until none remains or the deadline is reached."""
+    async def _exit_all(
+        self,
+        reason: str,
+        by: str,
+        purpose: Purpose,
+        deadline: datetime,
+        protect_rest_at: datetime | None,
+    ) -> None:
+        """Cancel orders and exit positions until none remains or the deadline is reached.
+
+        With `protect_rest_at`, each exit is tried at least once, ended then, and not begun again here; return as soon
+        as nothing but positions with a good-till-cancelled stop remains.
+        """
         cancels = CancelThrottle[int](CANCEL_RETRY_AFTER)
+        requested: dict[int, datetime] = {}  # by position id: when its exit was requested last
+        ended: set[int] = set()  # position ids
         while True:
             seen_version = self.ledger.changed.version
             working, held = await self._read_remaining()
             if (not working and not held) or self.clock.now() >= deadline:
                 return
+            held_ids = {position.position_id for position in held}
+            must_protect = self._must_protect(protect_rest_at)
+            if must_protect:
+                ending = held_ids & requested.keys() if self.exits.market_open else held_ids
+                self.exits.end_exits(ending - ended)
+                ended |= ending
+                if held and await self._only_lasting_stops_remain(held, working):
+                    return
             with_intent = await self._exiting_position_ids()
             for position in held:
-                if position.position_id not in with_intent:
+                position_id, now = position.position_id, self.clock.now()
+                is_due = position_id not in requested or (
+                    position_id not in ended and now - requested[position_id] >= RETRY_EXIT_AFTER
+                )
+                if is_due or position_id not in with_intent:
+                    requested[position_id] = now
                     await self.exits.request(
-                        position.position_id, reason=f"{reason}: {position.symbol}", purpose=purpose, by=by
+                        position_id,
+                        reason=f"{reason}: {position.symbol}",
+                        purpose=purpose,
+                        by=by,
+                        retry_now=position_id not in ended,
                     )
-            held_ids = {position.position_id for position in held}
             for row in working:
                 ends_with_exit_or_parent = row.position_id in held_ids or row.parent_order_id is not None
                 if not ends_with_exit_or_parent and cancels.acquire(row.order_id, self.clock.now()):
-                    await self._cancel_order(row)
+                    await self.submission.cancel(row, "FLATTEN")
             await self.exits.start_open_intents()
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(working, deadline)
+
+    def _must_protect(self, protect_rest_at: datetime | None) -> bool:
+        """Return true when what is not sold has to keep a stop: from the time given, and while the market is closed."""
+        return protect_rest_at is not None and (
+            not self.exits.market_open or self.clock.now() >= protect_rest_at
+        )
+
+    async def _only_lasting_stops_remain(self, held: list[PositionRow], working: list[OrderRow]) -> bool:
+        """Return true when each position is under a stop that outlives the session, and nothing else works."""
+        held_ids = {position.position_id for position in held}
+        if any(row.position_id not in held_ids for row in working):
+            return False
+        async with self.store.read() as conn:
+            rows = await orders.of_positions(conn, sorted(held_ids))
+        return all(
+            protection_of(position.quantity, exit_orders_of(rows[position.position_id]))
+            is Protection.PROTECTED
+            and lasting_stop(rows[position.position_id]) is not None
+            for position in held
+        )
+
+    async def _alert_not_sold(self, reason: str, cycle_id: str | None) -> None:
+        """Name each position that remains, with the stop that protects it and the broker's last refusal."""
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+            if not held:
+                return
+            rows = await orders.of_positions(conn, [position.position_id for position in held])
+            refusals = {
+                intent.position_id: intent.refusal for intent in await exit_intents.open_intents(conn)
+            }
+        sentences = []
+        for position in held:
+            protection = _describe_stop(rows[position.position_id])
+            refusal = refusals.get(position.position_id)
+            sentences.append(
+                f"{position.symbol} {position.quantity} shares, {protection}"
+                + (f" ({refusal})" if refusal else "")
+            )
+        symbols = [position.symbol for position in held]
+        log.error("positions_not_sold", symbols=symbols, reason=reason)
+        async with self.store.tx("alert") as conn:
+            await alerts.raise_alert(
+                conn,
+                "NOT_SOLD",
+                f"not sold at {reason}: {'; '.join(sentences)}; they stay overnight, check them at the broker",
+                subject=f"{cycle_id}:{reason}",
+                facts={"symbols": symbols, "reason": reason},
+                at=self.clock.now(),
+            )
 
     async def cancel_entries(self, *, within: timedelta) -> bool:
         """Cancel every working entry and wait until all are terminal; positions keep their stops.
@@ -96,7 +189,7 @@ class Flatten:
                 return not entries
             for row in entries:
                 if cancels.acquire(row.order_id, now):
-                    await self._cancel_order(row)
+                    await self.submission.cancel(row, "FLATTEN")
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(entries, deadline)
 
@@ -137,23 +230,6 @@ class Flatten:
             and row.parent_order_id not in orphan_order_ids
         ]
         return own_orders, held
-
-    async def _cancel_order(self, row: OrderRow) -> None:
-        """Mark an order that was never sent as cancelled; cancel any other at the broker."""
-        if row.status is Status.CREATED:
-            async with self.store.tx("never_sent") as conn:
-                await orders.transition(
-                    conn,
-                    row.order_id,
-                    from_status=Status.CREATED,
-                    to_status=Status.CANCELLED,
-                    at=self.clock.now(),
-                    source="operator",
-                    cancel_reason="FLATTEN",
-                    epoch=self.submission.epoch,
-                )
-            return
-        await self.submission.cancel(row, "FLATTEN")
 
     async def _refresh_orders(self, working: list[OrderRow], deadline: datetime) -> None:
         """Poll every order that is not a leg, until the deadline."""
@@ -267,3 +343,16 @@ class Flatten:
         return await self.proof_reader.read(
             since=since, stored_orders=stored_orders, stored_positions=stored_positions
         )
+
+
+def protect_rest_time(now: datetime, deadline: datetime) -> datetime:
+    """Return when a flatten of an ending process stops selling: the exits get two thirds of a short time."""
+    return deadline - min(PROTECT_REST_BEFORE, (deadline - now) / 3)
+
+
+def _describe_stop(rows: Sequence[OrderRow]) -> str:
+    """Return the words of the alert about the stop of a position that stays."""
+    if (stop := lasting_stop(rows)) is not None:
+        return f"stop ${stop.stop_price:.2f} good till cancelled"
+    working = [row for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working]
+    return f"stop ${working[0].stop_price:.2f} that ends with the session" if working else "no stop"

@@ -1,38 +1,30 @@
 """Safe exit: the only exit path for monitor, time limit, close of day, operator and emergency stop.
 
-The exit intent is committed before the first cancel. Then: cancel the orders that reserve the shares → wait until
-they are terminal → read the broker's quantity → write the exit order → send it → wait for the fill. After a restart the
-open intent continues from the rows and the broker's state; each step uses a quantity that was just read.
+The exit intent is committed before the first request. After a restart the open intent continues from the rows and the
+broker's state. `position_exit.py` has the steps.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from typing import Final
 
 import structlog
 
-from catalyst.broker.port import Broker, Priority
+from catalyst.broker.port import Broker
 from catalyst.clock import Clock, separate_turns
 from catalyst.daemon.exits.blocking_orders import BlockingOrders
-from catalyst.daemon.exits.exit_orders import exit_order, repriced_target, target_to_reprice
-from catalyst.daemon.orders.cancel_throttle import CancelThrottle
+from catalyst.daemon.exits.cancel_turn import CancelTurn
+from catalyst.daemon.exits.position_exit import PositionExit
 from catalyst.daemon.orders.ledger import OrderLedger
-from catalyst.daemon.orders.submission import OrderSubmission, without_legs
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.current_day import CurrentDay
-from catalyst.domain.errors import (
-    BrokerError,
-    DatabaseContention,
-    DatabaseUnavailable,
-)
-from catalyst.domain.order import WORKING, PositionSide, Purpose, Status
-from catalyst.domain.position import PositionStatus, whole_shares
-from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
-from catalyst.domain.rows import OrderRow, PositionRow
-from catalyst.store import alerts, exit_intents, orders, positions
+from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
+from catalyst.domain.order import Purpose
+from catalyst.domain.session import Session
+from catalyst.store import exit_intents, positions
 from catalyst.store.exit_intents import ExitIntent
 from catalyst.store.pool import Store
 
@@ -40,66 +32,86 @@ log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=15)
 RETRY_AFTER: Final = timedelta(seconds=1)  # after a failed exit; doubles up to POLL_INTERVAL
-INITIAL_PAUSE: Final = timedelta(seconds=0.5)
-REPORT_TIMEOUT: Final = timedelta(seconds=2)  # without a trade update for this long, poll
-CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)  # before a cancel is requested again
-SLOW_EXIT_AFTER: Final = timedelta(seconds=30)  # an exit not filled by then raises an alert
-MAX_PAUSE: Final = timedelta(seconds=8)
-# When cancels are rejected or unanswered for this long, the take-profit is repriced instead.
-CANCEL_FAILED_AFTER: Final = timedelta(seconds=10)
-REPRICED_TIMEOUT: Final = timedelta(seconds=10)  # a repriced take-profit has this long to fill
-RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # the broker's available quantity may lag its fills
-# A limit exit queued during a halt is cancelled after this time, and the next one gets a new price.
-QUEUED_EXIT_TIMEOUT: Final = timedelta(seconds=60)
-UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=10)  # an acknowledgement takes milliseconds
-NO_SHARES_TIMEOUT: Final = timedelta(seconds=15)  # the broker's positions may lag behind its own fills
-# Rejections because another order, usually external, reserves the shares.
-BLOCKED_CODES: Final = ("INSUFFICIENT_QTY", "WASH_TRADE", "OPPOSITE_ORDER")
+MAX_FAILURES: Final = 3  # of our own, not of the database; then the exit is postponed
+MAX_CONTENTIONS: Final = 3  # in a row; then the exit goes on without the database
 
+CONTENDED_EXIT_TIMEOUT: Final = timedelta(seconds=30)
 
-@dataclass
-class ExitBackoff:
-    """Doubling pauses of one exit, and the start times of conditions that only count after a timeout.
-
-    `no_shares_since`: the broker shows no shares. `reserved_since`: an order that no list shows reserves the shares.
-    """
-
-    pause: timedelta = INITIAL_PAUSE
-    no_shares_since: datetime | None = None
-    reserved_since: datetime | None = None
-    unacknowledged_since: dict[int, datetime] = field(default_factory=dict)  # by order id
-    cancels: CancelThrottle[int] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
-
-    def next_pause(self) -> timedelta:
-        """Return the next pause, and double the one after it up to MAX_PAUSE."""
-        pause, self.pause = self.pause, min(self.pause * 2, MAX_PAUSE)
-        return pause
+ExitInOutage = Callable[
+    [str, str, str, timedelta], Awaitable[bool]
+]  # symbol, reason, by, within → true when flat
 
 
 @dataclass
 class SafeExit:
-    """Exits positions. While the market is closed, exits wait for the open."""
+    """Exits positions. While the market is closed, exits wait for the open.
+
+    `exit_in_outage` exits a symbol without the database. `overnight`: ids of positions whose exits end now, because
+    the process or the session ends; they keep a stop that outlives the session.
+    """
 
     store: Store
     broker: Broker
     ledger: OrderLedger
-    submission: OrderSubmission
     current_day: CurrentDay
     clock: Clock
     epoch: int
     blocking_orders: BlockingOrders
+    exit_in_outage: ExitInOutage
     requested: ChangeSignal = field(default_factory=ChangeSignal)
-    _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    overnight: set[int] = field(default_factory=set)
+    stops_refused: bool = False  # while the session ends; the broker refuses every sale
+    turn: CancelTurn = field(default_factory=CancelTurn)
+    _ending_session: Session | None = None  # of `overnight`
+    _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # by position id
+    _contended: dict[int, asyncio.Task[bool]] = field(default_factory=dict)  # exits without an intent
 
-    async def request(self, position_id: int, *, reason: str, purpose: Purpose, by: str) -> bool:
-        """Store an exit intent for a position; return false when it has an open one already."""
+    async def request(
+        self, position_id: int, *, reason: str, purpose: Purpose, by: str, retry_now: bool = False
+    ) -> bool:
+        """Store an exit intent for a position; return false when it has an open one already.
+
+        `retry_now`: end the postponement of that one, also when its exit has ended for this session. While the market
+        is open, contention that outlives MAX_CONTENTIONS tries counts as an outage: the position is exited without the
+        database. Raises DatabaseContention otherwise: the stop stays.
+        """
+        if (contended := self._contended.get(position_id)) is not None and not contended.done():
+            return False
+        if retry_now:
+            self.overnight.discard(position_id)
+        for attempt in range(MAX_CONTENTIONS):
+            try:
+                created = await self._store_intent(position_id, reason, purpose, by, retry_now=retry_now)
+                break
+            except DatabaseContention as error:
+                log.warning("exit_request_repeated", position_id=position_id, error=str(error))
+                if attempt < MAX_CONTENTIONS - 1:
+                    continue
+                if not self._may_exit_without_database(position_id):
+                    raise
+                async with self.store.read() as conn:
+                    position = await positions.get(conn, position_id)
+                self._contended[position_id] = asyncio.create_task(
+                    self._exit_without_database(position.symbol, reason, by),
+                    name=f"contended-exit-{position_id}",
+                    context=separate_turns(),
+                )
+                return True
+        if created:
+            log.warning("exit_requested", position_id=position_id, reason=reason, by=by)
+        if created or retry_now:
+            self.requested.notify()
+        return created
+
+    async def _store_intent(
+        self, position_id: int, reason: str, purpose: Purpose, by: str, *, retry_now: bool
+    ) -> bool:
         async with self.store.tx("exit_intent") as conn:
             created = await exit_intents.create_intent(
                 conn, position_id, reason=reason, purpose=purpose, requested_by=by, at=self.clock.now()
             )
-        if created:
-            log.warning("exit_requested", position_id=position_id, reason=reason, by=by)
-            self.requested.notify()
+            if retry_now and not created:
+                await exit_intents.retry_now(conn, position_id)
         return created
 
     @property
@@ -109,289 +121,113 @@ class SafeExit:
     async def run(self) -> None:
         """Run every open intent until the task is cancelled."""
         try:
-            await run_on_signal(self.requested, self.clock, self.start_open_intents, lambda _: POLL_INTERVAL)
+            await run_on_signal(self.requested, self.clock, self.start_open_intents, lambda pause: pause)
         finally:
-            for task in self._tasks.values():
+            tasks = [*self._tasks.values(), *self._contended.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def start_open_intents(self) -> None:
-        """Start a task for each open intent without one.
+    async def start_open_intents(self) -> timedelta:
+        """Start a task for each open intent without one that is not postponed; return the pause until the next call.
 
         While the market is closed, intents wait and the protective orders keep working.
         """
+        if self.current_day.session != self._ending_session:
+            self.overnight.clear()  # the next session begins with every exit
+            self.stops_refused = False
         if not self.market_open:
-            return
+            return POLL_INTERVAL
         async with self.store.read() as conn:
             intents = await exit_intents.open_intents(conn)
+        now = self.clock.now()
         for intent in intents:
             task = self._tasks.get(intent.position_id)
+            if intent.is_postponed(now) or intent.position_id in self.overnight:
+                continue
             if task is None or task.done():
                 self._tasks[intent.position_id] = asyncio.create_task(
-                    self._run_intent(intent), name=f"exit-{intent.position_id}", context=separate_turns()
+                    self._run_intent(intent),
+                    name=f"exit-{intent.position_id}",
+                    context=separate_turns(),
                 )
+        waits = [intent.retry_at - now for intent in intents if intent.retry_at and intent.is_postponed(now)]
+        return min([POLL_INTERVAL, *waits])
+
+    def end_exits(self, position_ids: Iterable[int]) -> None:
+        """End the exits of these positions unsold, because the process or the session ends."""
+        self._ending_session = self.current_day.session
+        new = set(position_ids) - self.overnight
+        if new:  # a repeated call wakes nobody
+            self.overnight |= new
+            self.ledger.changed.notify()
 
     async def _run_intent(self, intent: ExitIntent) -> None:
-        """Exit the position; retry after failures, with doubling pauses, while the intent is open."""
-        pause = RETRY_AFTER
+        """Exit the position; retry after failures, with doubling pauses, while the intent is open.
+
+        From MAX_FAILURES of another kind than the database's on, the exit is postponed for the pause: its stop is
+        checked meanwhile.
+        """
+        pause, contentions, failures = RETRY_AFTER, 0, 0
+        to_postpone: Exception | None = None
+        position_exit = PositionExit(
+            self.blocking_orders,
+            self.current_day,
+            self.clock,
+            self.epoch,
+            self.turn,
+            self.overnight,
+            intent,
+        )
         while True:
             try:
-                await self._exit_position(intent)
-            except Exception:  # a failed exit must not stop the others
+                if to_postpone is None:
+                    await position_exit.run()
+                    return
+                await position_exit.postpone_after(to_postpone, pause, failures - MAX_FAILURES + 1)
+            except Exception as error:  # a failed exit must not stop the others
                 log.exception("exit_failed", position_id=intent.position_id, again_in=pause.total_seconds())
-            else:
-                return
+                contentions = contentions + 1 if isinstance(error, DatabaseContention) else 0
+                failures += not isinstance(error, DatabaseContention | DatabaseUnavailable)
+                if to_postpone is None and failures >= MAX_FAILURES:
+                    to_postpone = error
+                    continue
+            to_postpone = None
+            if contentions >= MAX_CONTENTIONS and self._may_exit_without_database(intent.position_id):
+                contentions = 0
+                if await self._exit_contended(intent):
+                    return
             await self.clock.sleep(pause)
             pause = min(pause * 2, POLL_INTERVAL)
-            if not await self._is_intent_open(intent):
+            if not await self._may_run_again(intent):
                 return
 
-    async def _is_intent_open(self, intent: ExitIntent) -> bool:
+    def _may_exit_without_database(self, position_id: int) -> bool:
+        """Return true while the shares can be sold: otherwise nothing may cancel their stop."""
+        return self.market_open and position_id not in self.overnight
+
+    async def _exit_contended(self, intent: ExitIntent) -> bool:
+        """Exit without the database a position whose rows another session keeps locked; return true when flat."""
+        try:
+            async with self.store.read() as conn:
+                position = await positions.get(conn, intent.position_id)
+        except (DatabaseUnavailable, DatabaseContention):
+            return False  # an outage: the stop monitor protects and exits
+        return await self._exit_without_database(position.symbol, intent.reason, intent.requested_by)
+
+    async def _exit_without_database(self, symbol: str, reason: str, by: str) -> bool:
+        log.critical("exit_without_database", symbol=symbol, reason=reason, tries=MAX_CONTENTIONS)
+        session, within = self.current_day.session, CONTENDED_EXIT_TIMEOUT
+        if session is not None:
+            within = min(within, session.close - self.clock.now())
+        return await self.exit_in_outage(symbol, reason, by, within)
+
+    async def _may_run_again(self, intent: ExitIntent) -> bool:
+        """Return false when the intent has ended or is postponed."""
         try:
             async with self.store.read() as conn:
                 open_intent = await exit_intents.open_intent_of(conn, intent.position_id)
         except (DatabaseUnavailable, DatabaseContention):
             return True  # unknown during a database outage; the next attempt reads it again
-        return open_intent is not None and open_intent.intent_id == intent.intent_id
-
-    async def _exit_position(self, intent: ExitIntent) -> None:
-        """Exit the position; return when it is closed, when no step is left, or when the market is closed."""
-        began = self.clock.now()
-        alerted = False
-        backoff = ExitBackoff()
-        while True:
-            seen_version = self.ledger.changed.version
-            position, rows = await self._read_position(intent.position_id)
-            if position.status == PositionStatus.CLOSED:
-                await self._end_intent(intent, "done")
-                return
-            if self.submission.is_in_outage_exit(position.symbol):
-                return  # the outage exit is closing it, and the database does not show that yet
-            if not alerted and self.clock.now() - began > SLOW_EXIT_AFTER:
-                alerted = True
-                await self._alert_slow(position, intent)
-            working = [row for row in rows if row.status in WORKING]
-            own_exits = [row for row in working if _is_own_exit(row, self.clock.now())]
-            if own_exits:
-                await self._await_fill(own_exits, backoff, seen_version, intent)
-            elif not self.market_open:
-                log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
-                return
-            elif working:
-                await self._cancel_blocking_orders(working, rows, backoff, intent, seen_version, began)
-            elif not await self._try_exit_order(position, rows, intent, backoff):
-                return
-
-    async def _try_exit_order(
-        self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, backoff: "ExitBackoff"
-    ) -> bool:
-        """Send an exit order for the quantity just read.
-
-        Return false, with the intent abandoned, when the broker has shown no shares for NO_SHARES_TIMEOUT.
-        """
-        quantity = await self._exit_quantity(position, rows, backoff)
-        if quantity == 0:
-            backoff.no_shares_since = backoff.no_shares_since or self.clock.now()
-            if self.clock.now() - backoff.no_shares_since >= NO_SHARES_TIMEOUT:
-                await self._end_intent(intent, "abandoned")
-                log.error(
-                    "exit_no_shares_at_broker", symbol=position.symbol, position_id=position.position_id
-                )
-                return False
-        else:
-            backoff.no_shares_since = None
-        if not quantity:
-            # Short pauses: a read costs less than a rejected order.
-            await self.clock.sleep(min(backoff.next_pause(), REPORT_TIMEOUT))
-            return True
-        sent = await self._place_exit_order(position, rows, intent, quantity)
-        if sent.status is Status.REJECTED:
-            await self.clock.sleep(backoff.next_pause())
-        return True
-
-    async def _read_position(self, position_id: int) -> tuple[PositionRow, list[OrderRow]]:
-        async with self.store.read() as conn:
-            return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
-
-    async def _await_fill(
-        self, working: list[OrderRow], backoff: ExitBackoff, seen_version: int, intent: ExitIntent
-    ) -> None:
-        """Wait up to REPORT_TIMEOUT for a report of the exits already sent, then poll them.
-
-        Limit exits older than QUEUED_EXIT_TIMEOUT and exits that the venue does not acknowledge are cancelled; a new
-        order follows.
-        """
-        for row in working:
-            if row.order_type == "limit" and self.clock.now() - row.created_at >= QUEUED_EXIT_TIMEOUT:
-                await self.submission.cancel(row, intent.purpose.upper())
-            elif await self._is_stuck(row, backoff):
-                log.warning("exit_unacknowledged", order_id=row.order_id, symbol=row.symbol)
-                await self.submission.cancel(row, UNACKNOWLEDGED_REASON)
-        if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
-            return
-        for row in working:
-            if row.alpaca_order_id is None:
-                await self.submission.resolve(row.order_id)
-            else:
-                await self.submission.refresh(row.alpaca_order_id, "poll")
-
-    async def _is_stuck(self, row: OrderRow, backoff: ExitBackoff) -> bool:
-        """Return true when an exit is unacknowledged for UNACKNOWLEDGED_TIMEOUT and a new read confirms it.
-
-        It is true once every CANCEL_RETRY_AFTER, so that the cancel is repeated.
-        """
-        now = self.clock.now()
-        if row.broker_status != UNACKNOWLEDGED_STATUS or row.filled_qty or row.alpaca_order_id is None:
-            backoff.unacknowledged_since.pop(row.order_id, None)
-            return False
-        if now - backoff.unacknowledged_since.setdefault(row.order_id, now) < UNACKNOWLEDGED_TIMEOUT:
-            return False
-        if not backoff.cancels.acquire(row.order_id, now):
-            return False
-        if not await self.submission.refresh(row.alpaca_order_id, "poll"):
-            return False
-        async with self.store.read() as conn:
-            current = await orders.get(conn, row.order_id)
-        return current.broker_status == UNACKNOWLEDGED_STATUS and not current.filled_qty
-
-    async def _cancel_blocking_orders(
-        self,
-        working: list[OrderRow],
-        rows: list[OrderRow],
-        backoff: ExitBackoff,
-        intent: ExitIntent,
-        seen_version: int,
-        began: datetime,
-    ) -> None:
-        """Cancel the orders that reserve the shares, then wait for a report or poll them.
-
-        When that does not work for CANCEL_FAILED_AFTER, reprice the take-profit instead.
-        """
-        now = self.clock.now()
-        if now - began >= CANCEL_FAILED_AFTER and await self._reprice_target(working, rows, intent):
-            return
-        await self.submission.cancel_orders(without_legs(working), intent.purpose.upper(), backoff.cancels)
-        if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
-            return  # a report changed the rows: read them again
-        for broker_id in _group_broker_ids(working, rows):
-            await self.submission.refresh(broker_id, "poll")
-
-    async def _reprice_target(
-        self, working: list[OrderRow], rows: list[OrderRow], intent: ExitIntent
-    ) -> bool:
-        """Move the take-profit to the market, once, when cancels fail; return true when the replace was sent.
-
-        An order whose cancel is pending cannot be replaced.
-        """
-        target = target_to_reprice(working, rows)
-        stop = next((row.stop_price for row in working if row.order_purpose is Purpose.STOP_LOSS), None)
-        if target is None or stop is None:
-            return False
-        repriced = repriced_target(target, stop, installation=self.submission.installation, epoch=self.epoch)
-        log.warning(
-            "take_profit_repriced",
-            symbol=target.symbol,
-            limit=str(repriced.limit_price),
-            reason=intent.reason,
-        )
-        await self.submission.replace(target, repriced, note=intent.reason)
-        return True
-
-    async def _exit_quantity(
-        self, position: PositionRow, rows: list[OrderRow], backoff: ExitBackoff
-    ) -> Decimal | None:
-        """Return the shares to sell (or buy back) now: the smaller of our and the broker's quantity.
-
-        None when this is not known yet. Zero when the broker shows no shares, after missing fills are booked, or the
-        opposite side.
-        """
-        try:
-            held = await self.broker.position(position.symbol, priority=Priority.EXIT)
-        except BrokerError as error:
-            log.warning("position_read_failed", symbol=position.symbol, error=str(error))
-            return None
-        held_qty = Decimal(0) if held is None else whole_shares(held.quantity)
-        if held is None or held_qty == 0:
-            for row in rows:
-                if row.alpaca_order_id is not None:
-                    await self.ledger.fetch_missing_fills(row.alpaca_order_id, "poll")
-            return Decimal(0)
-        if (held_qty > 0) is not (position.side is PositionSide.LONG):
-            log.error("position_side_mismatch", symbol=position.symbol, broker_qty=str(held_qty))
-            return Decimal(0)
-        quantity = min(position.quantity, abs(held_qty))
-        free_qty = abs(whole_shares(held.available))
-        if free_qty >= quantity:
-            backoff.reserved_since = None
-            return quantity
-        log.info("shares_reserved", symbol=position.symbol, available=str(held.available))
-        found = await self.blocking_orders.cancel_external(position.symbol)
-        if found.any_to_wait_for:
-            return None
-        backoff.reserved_since = backoff.reserved_since or self.clock.now()
-        if self.clock.now() - backoff.reserved_since < RESERVED_SHARES_TIMEOUT:
-            return None
-        if found.of_another_catalyst:
-            await self.blocking_orders.alert(position.symbol, found.of_another_catalyst)
-            return free_qty or quantity
-        return quantity  # no list shows the order that reserves them; the rejection of an exit names it
-
-    async def _place_exit_order(
-        self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, quantity: Decimal
-    ) -> OrderRow:
-        """Write and send the exit order, and cancel the orders that its rejection names."""
-        sent = await self.submission.place(
-            exit_order(
-                position,
-                rows,
-                intent,
-                quantity,
-                installation=self.submission.installation,
-                epoch=self.epoch,
-            ),
-            note=intent.reason,
-        )
-        log.info(
-            "exit_sent", symbol=position.symbol, qty=str(quantity), reason=intent.reason, status=sent.status
-        )
-        blocking_ids = self.submission.blocking_orders.pop(sent.order_id, ())
-        if sent.rejection_reason and sent.rejection_reason.startswith(BLOCKED_CODES):
-            for broker_id in blocking_ids:
-                await self.blocking_orders.cancel_named(broker_id, intent.purpose.upper())
-            await self.blocking_orders.cancel_external(position.symbol)
-        return sent
-
-    async def _end_intent(self, intent: ExitIntent, state: str) -> None:
-        async with self.store.tx("exit_end") as conn:
-            await exit_intents.end_intent(conn, intent.position_id, state=state, at=self.clock.now())
-
-    async def _alert_slow(self, position: PositionRow, intent: ExitIntent) -> None:
-        log.error("exit_slow", symbol=position.symbol, reason=intent.reason)
-        async with self.store.tx("alert") as conn:
-            await alerts.raise_alert(
-                conn,
-                "EXIT_SLOW",
-                f"{position.symbol}: the exit ({intent.reason}) is not complete after {SLOW_EXIT_AFTER.seconds} s;"
-                " Catalyst keeps trying, check the order at the broker",
-                subject=position.position_id,
-                facts={"position_id": position.position_id, "symbol": position.symbol},
-                at=self.clock.now(),
-            )
-
-
-def _is_own_exit(row: OrderRow, now: datetime) -> bool:
-    """Return true for a working exit that is awaited, false for an order to cancel.
-
-    External exits are cancelled because they reserve the shares. A repriced take-profit is awaited for
-    REPRICED_TIMEOUT.
-    """
-    if row.origin == "catalyst" and row.replaces is not None:
-        return now - row.created_at < REPRICED_TIMEOUT
-    return row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) and row.origin != "external"
-
-
-def _group_broker_ids(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:
-    """Return the broker ids whose reports contain every working order: a leg is reported with its parent."""
-    by_id = {row.order_id: row for row in rows}
-    parents = [by_id.get(row.parent_order_id or row.order_id, row) for row in working]
-    return {row.alpaca_order_id for row in parents if row.alpaca_order_id is not None}
+        is_open = open_intent is not None and open_intent.intent_id == intent.intent_id
+        return is_open and open_intent is not None and not open_intent.is_postponed(self.clock.now())

@@ -189,7 +189,7 @@ class OrderLedger:
                 f"{reason}: {position.quantity} {position.symbol} are not at the broker; their P&L is unknown"
             )
             await positions.write_off(conn, position_id, at=at, close_reason=why)
-            await exit_intents.end_intent(conn, position_id, state="abandoned", at=at)
+            await exit_intents.end_intent(conn, position_id, state="abandoned", at=at, epoch=self.epoch)
             rows = await orders.of_position(conn, position_id)
             entry = next((row.order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
             payload = {

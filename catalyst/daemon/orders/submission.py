@@ -32,7 +32,7 @@ from catalyst.domain.errors import (
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.report import OrderReport
 from catalyst.domain.rows import NewOrder, OrderRow
-from catalyst.store import orders
+from catalyst.store import orders, positions
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -131,6 +131,24 @@ class OrderSubmission:
         self.requests.remove_if_certain(row)
         return row
 
+    async def prepare_exit(self, new: NewOrder, *, note: str) -> OrderRow:
+        """Write an exit that is sent later, as `created`; return its row.
+
+        It proves that the sale can be written before a protective order is cancelled.
+        """
+        async with self.store.order_statement("prepare_exit") as conn:
+            return await orders.insert_returning(
+                conn, new, status=Status.CREATED, at=self.clock.now(), source="submit", note=note
+            )
+
+    async def send_prepared_exit(self, row: OrderRow) -> OrderRow:
+        """Mark a prepared exit as submitted and send it; return its row after the answer (or without one)."""
+        assert row.position_id is not None  # an exit is prepared for a position
+        async with self.store.tx("release_exit") as conn:
+            await positions.lock(conn, row.position_id)  # first, as every writer of a position
+            released = await self.release(conn, row.order_id, by="submit")
+        return await self.send(released)
+
     async def release(self, conn: "orders.Conn", order_id: int, *, by: str) -> OrderRow:
         """Mark a `created` order as submitted, in the caller's transaction; the caller then calls `send`."""
         await orders.transition(
@@ -165,8 +183,11 @@ class OrderSubmission:
         """Request a cancel at the broker; later reports move the state. A rejected cancel reads the order again.
 
         For an order without a broker id this only starts its resolution and does not wait; callers call again until
-        the order is terminal.
+        the order is terminal. An order that was never sent ends at once.
         """
+        if row.status is Status.CREATED:
+            await self._end_unsent(row, reason)
+            return
         if row.alpaca_order_id is None:
             self.start_resolution(row)
             return
@@ -181,6 +202,19 @@ class OrderSubmission:
             log.warning("cancel_unconfirmed", order_id=row.order_id, symbol=row.symbol, error=str(error))
         else:
             log.info("cancel_requested", order_id=row.order_id, symbol=row.symbol, reason=reason)
+
+    async def _end_unsent(self, row: OrderRow, reason: str) -> None:
+        async with self.store.tx("never_sent") as conn:
+            await orders.transition(
+                conn,
+                row.order_id,
+                from_status=Status.CREATED,
+                to_status=Status.CANCELLED,
+                at=self.clock.now(),
+                source="operator",
+                cancel_reason=reason,
+                epoch=self.epoch,
+            )
 
     async def cancel_orders(
         self, rows: Sequence[OrderRow], reason: str, throttle: CancelThrottle[int]

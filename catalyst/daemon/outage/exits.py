@@ -136,7 +136,7 @@ class OutageExit:
             return result
 
     async def exit_symbol(self, symbol: str, *, reason: str, by: str, within: timedelta) -> OutageFlatResult:
-        """Exit one symbol; return when it is flat, or after `within`.
+        """Exit one symbol while the market is open; return when it is flat, or after `within`.
 
         After that, no other order is sent in it until the spool is imported.
         """
@@ -149,6 +149,11 @@ class OutageExit:
                 # It may be exited again, with or without the database.
                 self.requests.symbols.remove(SymbolReason.OUTAGE_EXIT, symbol)
             return result
+
+    async def exit_contended_symbol(self, symbol: str, reason: str, by: str, within: timedelta) -> bool:
+        """Exit a symbol whose rows another session keeps locked; return true when it is flat."""
+        result = await self.exit_symbol(symbol, reason=reason, by=by, within=within)
+        return result.flat
 
     async def _exit_until_flat(
         self,

@@ -26,6 +26,7 @@ from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import (
     Protection,
+    default_levels,
     exit_orders_of_reports,
     protection_of,
 )
@@ -33,6 +34,7 @@ from catalyst.domain.protection_step import (
     HeldShares,
     ProtectionAction,
     ProtectionRules,
+    ProtectionStep,
     Refusal,
     StateSince,
     next_protection_step,
@@ -46,6 +48,9 @@ CLIENT_ID_ROLE: Final = "zp"  # protection sent during a database outage
 # The broker's lists may lag, so two reads at least 2 s apart must show shares without a stop.
 # Without rows it is not certain whose exits the broker shows, so none is cancelled.
 RULES: Final = ProtectionRules(may_exit=True, may_cancel_exits=False, confirm_after=timedelta(seconds=2))
+# The process ends: nothing else can be done for shares that could not be sold.
+ENDING_RULES: Final = ProtectionRules(may_exit=False, may_cancel_exits=False, time_in_force="gtc")
+PROTECT_INTERVAL: Final = timedelta(seconds=1)
 EXIT_TIMEOUT: Final = timedelta(seconds=30)
 LOG_INTERVAL: Final = timedelta(seconds=60)
 ZERO: Final = Decimal(0)
@@ -71,6 +76,9 @@ class OutageProtection:
     _refused_count: dict[str, int] = field(default_factory=dict)  # by symbol: part of the next order's id
     _unprotected_since: dict[str, datetime] = field(default_factory=dict)  # by symbol
     _over_budget_logged_at: dict[str, datetime] = field(default_factory=dict)  # by symbol
+    # By symbol: stop and target of shares without levels, from the price at which they were first seen.
+    _default_levels: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
+    _rules: ProtectionRules = RULES
     _outage_since: datetime | None = None
 
     async def check(
@@ -92,7 +100,7 @@ class OutageProtection:
         for symbol in sorted(self.outage_exit.our_symbols(snapshot) & snapshot.positions.keys()):
             position = self._reconstruct_position(snapshot, snapshot.positions[symbol])
             if position is not None:
-                held.append(position)
+                held.append(self._with_levels(position, snapshot.positions[symbol]))
         if (
             snapshot.unreadable_rows
         ):  # a position that is not shown may exist: its stop level is still watched
@@ -104,6 +112,36 @@ class OutageProtection:
                 await self._protect_position(snapshot, position)
         return held, last_known.orders
 
+    async def protect_overnight(self, within: timedelta) -> None:
+        """Place a good-till-cancelled stop for each share of ours that has none, because the process ends.
+
+        Return when each has one, or after `within`.
+        """
+        self._rules = ENDING_RULES
+        began = self.clock.now()
+        while True:
+            await self.check(began)
+            if not self.unprotected or self.clock.now() - began >= within:
+                return
+            await self.clock.sleep(PROTECT_INTERVAL)
+
+    def _with_levels(self, position: PositionRow, held: PositionReport) -> PositionRow:
+        """Return the position with a stop and a target; without a plan they are the configured percentages."""
+        if position.stop_loss is not None and position.take_profit is not None:
+            return position
+        stop, target = self._default_levels.setdefault(
+            position.symbol,
+            default_levels(
+                position.side,
+                held.current_price or position.entry_price,
+                stop_pct=self.config.positions.default_stop_loss_pct,
+                target_pct=self.config.positions.default_take_profit_pct,
+            ),
+        )
+        return replace(
+            position, stop_loss=position.stop_loss or stop, take_profit=position.take_profit or target
+        )
+
     def _forget_symbols_except(self, symbols: set[str]) -> None:
         self._states.keep(symbols)
         for by_symbol in (
@@ -112,6 +150,7 @@ class OutageProtection:
             self._refused_count,
             self._unprotected_since,
             self._over_budget_logged_at,
+            self._default_levels,
         ):
             for symbol in by_symbol.keys() - symbols:
                 del by_symbol[symbol]
@@ -174,7 +213,7 @@ class OutageProtection:
             ),
             entry_grace=timedelta(seconds=self.config.execution.partial_entry_grace_seconds),
         )
-        step = next_protection_step(shares, RULES, now)
+        step = next_protection_step(shares, self._rules, now)
         if state in (Protection.PROTECTED, Protection.EXCESS):
             self._unprotected_since.pop(symbol, None)
         else:
@@ -187,10 +226,9 @@ class OutageProtection:
                 for entry in entries:
                     await self.outage_exit.cancel(entry)
             case ProtectionAction.PLACE:
-                has_levels = position.stop_loss is not None and position.take_profit is not None
-                if has_levels and not self._has_in_flight_request(symbol):
+                if not self._has_in_flight_request(symbol):
                     async with self.outage_exit.lock:
-                        await self._place_protection(snapshot, position)
+                        await self._place_protection(snapshot, position, step)
             case ProtectionAction.EXIT:
                 self._unprotectable[symbol] = step.reason
             case _:
@@ -218,8 +256,13 @@ class OutageProtection:
         """Return true while a request of ours in the symbol may still arrive."""
         return any(row.symbol == symbol for row in self.outage_exit.requests.unresolved.values())
 
-    async def _place_protection(self, snapshot: OutageSnapshot, position: PositionRow) -> None:
-        """Write the OCO to the spool and send it; its id is derived from what the broker shows."""
+    async def _place_protection(
+        self, snapshot: OutageSnapshot, position: PositionRow, step: ProtectionStep
+    ) -> None:
+        """Write the order of the step to the spool and send it; its id is derived from what the broker shows.
+
+        It is sent also when the spool cannot hold it: the next start adopts an order with our id that has no row.
+        """
         symbol, held = position.symbol, snapshot.positions[position.symbol]
         quantity = self.outage_exit.exit_quantity(snapshot, held)
         if quantity == 0 or abs(held.available) < quantity:
@@ -229,17 +272,21 @@ class OutageProtection:
         attempt = self._refused_count.get(symbol, 0)
         base = f"{symbol}|{quantity}|{'|'.join(order_states)}"
         cid = client_order_id(self.outage_exit.installation, base, CLIENT_ID_ROLE, attempt)
+        is_stop = step.order_class == "simple"
+        purpose = Purpose.STOP_LOSS if is_stop else Purpose.TAKE_PROFIT
+        target = None if is_stop else position.take_profit
         request = OrderRequest(
             client_order_id=cid,
             symbol=symbol,
-            side=side_for(position.side, Purpose.TAKE_PROFIT),
+            side=side_for(position.side, purpose),
             quantity=quantity,
-            order_type="limit",
-            time_in_force="day",
-            order_class="oco",
-            limit_price=position.take_profit,
-            take_profit=position.take_profit,
-            stop_loss=position.stop_loss,
+            order_type="stop" if is_stop else "limit",
+            time_in_force=step.time_in_force,
+            order_class=step.order_class,
+            limit_price=target,
+            stop_price=position.stop_loss if is_stop else None,
+            take_profit=target,
+            stop_loss=None if is_stop else position.stop_loss,
         )
         self.outage_exit.requests.symbols.add(SymbolReason.OUTAGE_EXIT, symbol)
         self.outage_exit.spool.write(
@@ -249,9 +296,10 @@ class OutageProtection:
             symbol=symbol,
             position_side=position.side,
             quantity=str(quantity),
-            purpose=Purpose.TAKE_PROFIT,
+            purpose=purpose,
             stop=str(position.stop_loss),
-            target=str(position.take_profit),
+            target="" if target is None else str(target),
+            time_in_force=step.time_in_force,
             reason=f"stop and target for the {quantity} shares held",
         )
         log.critical(

@@ -15,6 +15,7 @@ import structlog
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
 from catalyst.domain.protection import Protection
 from catalyst.domain.rows import OrderRow, Orphan, PositionRow
 from catalyst.domain.unprotected_time import Gap, orphan_gaps, position_gaps, seconds_of
@@ -181,8 +182,15 @@ class UnprotectedTime:
         key = f"orphan {shares.orphan_id}" if isinstance(shares, Orphan) else str(shares.position_id)
         for since in _gaps_over_budget(gaps, budget):
             if (key, since) not in self._alerted_gaps:
-                await self._alert(shares, f"{key}:{since.isoformat()}", seconds_of(gaps), budget)
-                self._alerted_gaps.add((key, since))
+                try:
+                    await self._alert(shares, f"{key}:{since.isoformat()}", seconds_of(gaps), budget)
+                except (DatabaseUnavailable, DatabaseContention) as error:
+                    # A lock on the alert must not delay the stop; the next check raises it.
+                    log.warning(
+                        "alert_not_written", alert=OVER_BUDGET, symbol=shares.symbol, error=str(error)
+                    )
+                else:
+                    self._alerted_gaps.add((key, since))
 
     async def _alert(
         self, shares: PositionRow | Orphan, subject: str, unprotected_seconds: Decimal, budget: Decimal

@@ -327,7 +327,11 @@ class StopMonitor:
         )
         if not self.health.is_down:
             await self.exits.request(
-                position.position_id, reason=reason, purpose=Purpose.EXIT, by="stop_monitor"
+                position.position_id,
+                reason=reason,
+                purpose=Purpose.EXIT,
+                by="stop_monitor",
+                retry_now=position.position_id in self.exits.overnight,
             )
             return
         self._breaches.pop(position.position_id, None)

@@ -199,6 +199,7 @@ class OperatorCommands:
                 reason=f"{CloseReason.MANUAL}: {symbol} closed by {command.requested_by}",
                 purpose=Purpose.EXIT,
                 by=command.requested_by,
+                retry_now=True,
             )
         return {"closing": [position.position_id for position in held], "symbol": symbol}
 

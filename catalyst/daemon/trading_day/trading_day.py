@@ -48,6 +48,9 @@ from catalyst.store.pool import Store
 log = structlog.get_logger()
 
 FLATTEN_TIMEOUT: Final = timedelta(minutes=8)
+MIN_FLATTEN_TIMEOUT: Final = timedelta(seconds=30)
+FLATTEN_ENDS_BEFORE_CLOSE: Final = timedelta(seconds=20)
+PROTECT_REST_BEFORE_CLOSE: Final = timedelta(seconds=40)  # exits are tried until then; the rest keeps a stop
 ENFORCE_FLAT_INTERVAL: Final = timedelta(seconds=15)  # between two checks for new exposure in `enforce_flat`
 PREPARE_RETRY_PAUSES: Final = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
 # Real seconds before a job is cancelled: a scan that hangs must not delay the exits before the close.
@@ -393,8 +396,9 @@ class TradingDay:
             CloseReason.MARKET_CLOSE,
             by="schedule",
             purpose=Purpose.EXIT,
-            within=min(FLATTEN_TIMEOUT, max(time_to_close - timedelta(seconds=30), timedelta(seconds=30))),
+            within=min(FLATTEN_TIMEOUT, max(time_to_close - FLATTEN_ENDS_BEFORE_CLOSE, MIN_FLATTEN_TIMEOUT)),
             cycle_id=self.cycle_id,
+            protect_rest_at=self.session.close - PROTECT_REST_BEFORE_CLOSE,
         )
 
     async def verify_flat(self) -> None:

@@ -49,6 +49,7 @@ class ExchangeSettings:
     bracket_blocked_by_any_order: bool = False
     second_cancel_rejected: bool = False  # a second cancel of a cancelled order gets 422
     held_replaceable: bool = True
+    shown_stop_status: str = ""  # REST and stream show live stops in this status, such as suspended
     base_price_includes_market: bool = True
     emit_pending: bool = False  # send `pending_cancel` and `pending_replace` events
     emit_accepted: bool = False  # send the 2026 `accepted` event

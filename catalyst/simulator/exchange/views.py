@@ -11,6 +11,7 @@ from catalyst.simulator.exchange.positions import Position
 from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.market.interface import Asset, MarketSession
 from catalyst.simulator.rules.orders import Execution, Order, OrderClass
+from catalyst.simulator.rules.pricing import is_stop
 from catalyst.simulator.rules.wire_format import (
     JsonObject,
     format_decimal,
@@ -18,6 +19,11 @@ from catalyst.simulator.rules.wire_format import (
     format_optional_decimal,
     format_optional_instant,
 )
+
+
+def _shown_status(order: Order, settings: ExchangeSettings) -> str:
+    is_live_stop = is_stop(order) and order.active and not order.terminal
+    return settings.shown_stop_status if settings.shown_stop_status and is_live_stop else order.status.value
 
 
 def order_view(
@@ -69,7 +75,7 @@ def order_view(
         "time_in_force": order.time_in_force.value,
         "limit_price": format_optional_decimal(order.limit_price),
         "stop_price": format_optional_decimal(order.stop_price),
-        "status": order.status.value,
+        "status": _shown_status(order, settings),
         "extended_hours": order.extended_hours,
         "legs": legs or None,
         "trail_percent": format_optional_decimal(order.trail_percent),
