@@ -145,14 +145,26 @@ async def _grant_missing_rights(conn: Connection) -> None:
             kind, rights = ("SEQUENCE", on_sequences) if relation["is_sequence"] else ("TABLE", on_tables)
             if rights:
                 await conn.execute(f"GRANT {rights} ON {kind} {relation['name']} TO {role['name']}")
-    revoked = {
-        f"REVOKE {verbs} ON {name} FROM catalyst_app"
+    # Default privileges may have granted more on a new table.
+    revoked = [
+        (name, verb)
         for verbs, names in REVOKED_RIGHTS.findall(_ROLES)
         for name in names.split(", ")
-        if any(name == relation["name"] for relation in relations)
-    }
-    for statement in sorted(revoked):
-        await conn.execute(statement)
+        for verb in verbs.split(", ")
+    ]
+    held = await conn.fetch(
+        """
+        SELECT r.name, r.verb
+          FROM unnest($1::text[], $2::text[]) AS r (name, verb)
+          JOIN pg_class c ON c.oid = to_regclass(r.name)
+          JOIN pg_roles app ON app.rolname = 'catalyst_app'
+         WHERE pg_has_role(c.relowner, 'USAGE') AND has_table_privilege(app.oid, c.oid, r.verb)
+        """,
+        [name for name, _ in revoked],
+        [verb for _, verb in revoked],
+    )
+    for right in held:
+        await conn.execute(f"REVOKE {right['verb']} ON {right['name']} FROM catalyst_app")
 
 
 def _compare(files: Sequence[Migration], applied: dict[str, str]) -> list[MigrationStatus]:

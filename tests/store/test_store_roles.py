@@ -137,6 +137,8 @@ async def test_upgrade_of_a_database_with_roles_grants_the_new_tables(
         assert await conn.fetchval("SELECT count(*) FROM alert_deliveries") == 0
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await conn.execute("DELETE FROM alert_deliveries")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute("SELECT 1 FROM journal_lock FOR UPDATE")
     async with connected(f"{empty_database}{separator}role=catalyst_readonly", "test") as conn:
         assert await conn.fetchval("SELECT count(*) FROM alert_deliveries") == 0
 
