@@ -162,6 +162,7 @@ async def test_exit_runs_beside_an_order_of_another_catalyst(database: str) -> N
         held.qty += 15
         blocking_id = await send_as_another(scenario, side="sell", qty="15", type="stop", stop_price="180.00")
         held.qty -= 15
+        await scenario.refuse_replacements()
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=60)
         assert await status_of(scenario, blocking_id) == "new"
@@ -184,6 +185,7 @@ async def test_exit_cancels_no_leg_of_another_catalyst(database: str) -> None:
         await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 40
         scenario.server.exchange.state.account.positions["AAPL"].qty -= 5
+        await scenario.refuse_replacements()
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 20
@@ -255,7 +257,7 @@ async def test_two_installations_exit_each_its_own_shares_of_one_symbol(
             assert (await second.send_command("close", symbol="AAPL"))["ok"]
             await first.advance(seconds=60)
             assert first.held_qty("AAPL") == 20
-            assert await legs_of(first, "AAPL") == ["canceled", "canceled", "filled", "held", "new"]
+            assert await legs_of(first, "AAPL") == ["canceled", "filled", "held", "new", "replaced"]
             first.print_trade("AAPL", "194.05")
             await first.advance(seconds=60)
             assert first.held_qty("AAPL") == 0

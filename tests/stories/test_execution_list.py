@@ -16,6 +16,7 @@ async def test_exits_rejected_while_reads_are_late_lose_no_cent(database: str) -
         symbols = ("AAPL", "MSFT", "TSLA")
         for symbol in symbols:
             await scenario.given_position(symbol, 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("slow", method="GET", route="/v2/orders", seconds=8, count=0)
         for symbol in symbols[::2]:
             await scenario.inject_fault(

@@ -18,6 +18,7 @@ async def test_exit_sends_no_order_for_a_fraction(database: str) -> None:
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.server.exchange.state.account.positions["AAPL"].qty = Decimal("0.4")
+        await scenario.refuse_replacements()
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         await scenario.advance(seconds=30)
         await assert_orders_are_of_whole_shares(scenario)

@@ -204,6 +204,7 @@ async def test_time_between_cancelled_legs_and_sale_counts_when_the_daemon_dies_
     """A daemon killed between its cancelled legs and its sale counts the time until the sale, as the exchange does."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         close = scenario.conn.execute(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
             " VALUES ('close', '{\"symbol\": \"AAPL\"}', $1, 'trader')",
@@ -226,6 +227,7 @@ async def test_open_exit_without_a_stop_raises_the_alert_after_fifteen_seconds(d
     names them; status and report show the seconds of the exchange."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
         await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=0)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         while await exchange_seconds(scenario, "AAPL", 20) <= 15:
