@@ -126,7 +126,7 @@ async def test_upgrade_of_a_database_with_roles_grants_the_new_tables(
         shutil.copy(path, tmp_path)
     await migrate.migrate(empty_database, folder=tmp_path)
     async with connected(empty_database, "test") as conn:
-        await conn.execute(migrate.roles_sql())
+        await conn.execute(migrate.roles_sql().replace(", journal_lock", ""))  # a table of a later release
         if migrator:
             await give_to_owner_role(conn)
     separator = "&" if "?" in empty_database else "?"
