@@ -35,7 +35,7 @@ async def test_oversold_shares_and_their_cover_are_ours(raw_rows: RawRows) -> No
         **orphan_exit, position_side="long", side="sell", alpaca_order_id="unexplained"
     )
     external = {"origin": "external", "cycle_id": None}
-    await raw_rows.insert_order(**external, client_order_id="by-hand", alpaca_order_id="person")
+    await raw_rows.insert_order(**external, client_order_id="person", alpaca_order_id="person")
     await raw_rows.insert_order(
         **external, client_order_id=f"cat-{OURS}-x", alpaca_order_id="lost", side="sell", order_purpose="exit"
     )
@@ -52,7 +52,7 @@ async def test_symbol_of_another_catalyst_is_undecided_until_a_resume_after_its_
     releases it only after the order has ended. Orders of ours and of a person hold none."""
     external = {"origin": "external", "cycle_id": None}
     for client_order_id, broker_id in (
-        (f"cat-{ANOTHERS}-e", "another"), (f"cat-{OURS}-e", "ours"), ("by-hand", "person"),
+        (f"cat-{ANOTHERS}-e", "another"), (f"cat-{OURS}-e", "ours"), ("person", "person"),
     ):  # fmt: skip
         await raw_rows.insert_order(**external, client_order_id=client_order_id, alpaca_order_id=broker_id)
     found = [
