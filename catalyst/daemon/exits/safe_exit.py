@@ -15,6 +15,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, separate_turns
+from catalyst.concurrency import drop_done
 from catalyst.daemon.exits.exit_orders import exit_order, repriced_target, target_to_reprice
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
@@ -122,6 +123,7 @@ class SafeExit:
         """
         if not self.market_open:
             return
+        drop_done(self._tasks)
         async with self.store.read() as conn:
             intents = await exit_intents.open_intents(conn)
         for intent in intents:

@@ -13,6 +13,7 @@ import structlog
 
 from catalyst.broker.port import Priority
 from catalyst.clock import Clock, separate_turns
+from catalyst.concurrency import drop_done
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
@@ -112,6 +113,7 @@ class PositionProtector:
                 with_intent.clear()  # no exit can run before the open: protect until then
             rows = await orders.of_positions(conn, [position.position_id for position in held])
         self.ledger.last_known.update(held, rows, version=version, read_at=read_at)
+        drop_done(self._tasks)
         await self.unprotected_time.measure_closed(held)
         measured = [p for p in held if self._is_only_measured(p, rows[p.position_id], with_intent)]
         has_unconfirmed = await self.unprotected_time.measure_open(measured, rows) and self.exits.market_open
