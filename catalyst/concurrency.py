@@ -1,4 +1,4 @@
-"""Concurrent awaits that raise the first error only after all coroutines have ended, errors in a group, ended tasks."""
+"""Helpers for tasks: gathers that wait for all, the errors inside a group, and a dict without ended tasks."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator

@@ -82,7 +82,7 @@ class AlertDelivery:
         }
 
     async def run(self) -> None:
-        """Send what waits, every few seconds. Without a channel it returns at once: there is nobody to tell."""
+        """Send what waits, every few seconds. Without a channel it logs that once, and waits until it is cancelled."""
         if not self._states:
             log.warning("alerts_not_delivered", reason="no recipient is configured")
             await asyncio.Event().wait()
