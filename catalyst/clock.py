@@ -41,6 +41,7 @@ class Turns:
     taken: int = 0
     waits: int = 0
     outer: "Turns | None" = None  # turns that count these too
+    is_released: bool = False  # they belong to a lock that is no longer held
     awaited: list["TurnsLock"] = field(default_factory=list)  # locks that are waited for
 
     def count(self) -> tuple[int, bool]:
@@ -75,7 +76,7 @@ def separate_turns() -> Context:
 @contextmanager
 def waiting() -> Iterator[None]:
     """Take a turn, wait in the block for something outside this process or for time, and take a turn."""
-    counted = _with_outer(_turns.get())
+    counted = _with_outer(_present_turns())
     for turns in counted:
         turns.taken += 1
         turns.waits += 1
@@ -85,6 +86,15 @@ def waiting() -> Iterator[None]:
         for turns in counted:
             turns.waits -= 1
             turns.taken += 1
+
+
+def _present_turns() -> Turns:
+    """Return the turns of the present task. Those of locks that were released elsewhere, or in another order than they
+    were acquired, are left behind; otherwise each would hold on to the next one for ever."""
+    turns = _turns.get()
+    while turns.is_released and turns.outer is not None:
+        turns = turns.outer
+    return turns
 
 
 def _with_outer(turns: Turns) -> list[Turns]:
@@ -102,7 +112,7 @@ class TurnsLock(asyncio.Lock):
         self.holder: Turns | None = None  # turns since the lock was acquired
 
     async def acquire(self) -> Literal[True]:
-        outer = _turns.get()
+        outer = _present_turns()
         counted = _with_outer(outer)
         for turns in counted:
             turns.awaited.append(self)
@@ -118,8 +128,9 @@ class TurnsLock(asyncio.Lock):
     def release(self) -> None:
         holder, self.holder = self.holder, None
         super().release()
-        if holder is not None and holder is _turns.get() and holder.outer is not None:
-            _turns.set(holder.outer)
+        if holder is not None:
+            holder.is_released = True
+            _turns.set(_present_turns())
 
 
 class Clock(Protocol):

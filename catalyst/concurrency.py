@@ -1,4 +1,4 @@
-"""Concurrent awaits that raise the first error only after all coroutines have ended, and the errors inside a group."""
+"""Helpers for tasks: gathers that wait for all, the errors inside a group, and a dict without ended tasks."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator
@@ -37,3 +37,9 @@ def leaf_errors(error: BaseException) -> Iterator[BaseException]:
             yield from leaf_errors(inner)
     else:
         yield error
+
+
+def drop_done(tasks: dict[int, "asyncio.Task[T]"]) -> None:
+    """Remove the tasks that have ended, so that the dict does not grow with each that ever ran."""
+    for key in [key for key, task in tasks.items() if task.done()]:
+        del tasks[key]

@@ -61,6 +61,9 @@ SEAMS: dict[str, dict[str, str]] = {
     "store/constraint_errors.py": {"the database": "classifies the errors of the database"},
     "daemon/outage/spool.py": {"a file": "stores actions during a database outage; each line is a step"},
     "daemon/trading_state/host_lock.py": {"a file": "the lock of this machine; taking it is a step"},
+    "daemon/trading_state/installation_file.py": {
+        "a file": "the installation id outlives the database; writing it comes before the first order"
+    },
     "flat_proof_files.py": {"a file": "proofs that outlive the database; writing one is a step"},
     "doctor/examination.py": {"a file": "reads the free space of the disk"},
     "daemon/trading_day/trading_day.py": {

@@ -153,7 +153,7 @@ def _render(found: "Sequence[Alert]") -> "Iterator[RenderableType]":
         line.append(f"  {new_york_datetime(alert.created_at)}  {alert.event}")
         yield line
         yield Padding(Text(alert.message), (0, 0, 0, 7))
-        facts = ["not sent" if alert.delivered_at is None else "sent"]
+        facts = [f"sent by {' and '.join(alert.sent_by)}" if alert.sent_by else "not sent"]
         facts += [f"{alert.repeats} times again"] if alert.repeats else []
         facts += [f"acknowledged by {alert.acknowledged_by}"] if alert.acknowledged_by else []
         yield Padding(Text(", ".join(facts), style="dim"), (0, 0, 1, 7))

@@ -5,14 +5,9 @@ tells our orders from those of another Catalyst on the same account; orders of b
 """
 
 import re
-from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Container
+from typing import Final
 from uuid import UUID, uuid5
-
-from catalyst.domain.order import Purpose
-
-if TYPE_CHECKING:  # the rows know the prefix of our ids
-    from catalyst.domain.rows import OrderRow, PositionRow
 
 NAMESPACE: Final = UUID("6f1c7c1e-0c0b-5f0a-9a55-3a1d6f9d2b11")
 PREFIX: Final = "cat-"
@@ -45,18 +40,6 @@ def unused_client_order_id(
     while (candidate := client_order_id(installation, base, role, attempt)) in taken:
         attempt += 1
     return candidate
-
-
-def exit_id_base(position: "PositionRow", rows: "Sequence[OrderRow]") -> str:
-    """Return the base of the ids of a position's exits; `rows` are its orders.
-
-    An entry whose late fill opened this position opened another one before, which has used its ids.
-    """
-    entry = next((row for row in rows if row.order_purpose is Purpose.ENTRY), None)
-    name = position.symbol if entry is None else entry.client_order_id
-    if entry is not None and entry.filled_qty <= position.entered_qty:
-        return name
-    return f"{name}|{position.entry_time.isoformat()}"
 
 
 def role_of(client_order_id: str) -> str:

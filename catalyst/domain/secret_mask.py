@@ -8,8 +8,8 @@ import html
 import re
 from collections.abc import Iterable
 from datetime import date
-from decimal import Decimal
 from ipaddress import ip_address
+from numbers import Number
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
@@ -224,7 +224,7 @@ def mask_value(value: Any) -> Any:
             }
         case list() | tuple() | set() | frozenset():
             return [mask_value(inner) for inner in value]
-        case None | bool() | int() | float() | Decimal() | date():
+        case None | Number() | date():
             return value
         case _:
             shown = str(value)

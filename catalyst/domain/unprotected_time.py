@@ -1,7 +1,8 @@
 """Unprotected time: computes from facts when shares had no working stop at the broker. Pure.
 
 Daemon, alerts, status, report and doctor take every figure from `unprotected_gaps`. The facts are fills and the life of
-each order that covers the shares, at the broker's own times, so a crash, a pause or an outage changes no figure.
+each order that covers the shares, at the broker's own times. One time is ours, because the broker reports none: when
+we first heard that a venue has the order, and only for an order that was reported as waiting for its venue before.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

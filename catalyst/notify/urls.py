@@ -76,7 +76,7 @@ def problem_of(url: str) -> str | None:
         return "Apprise is not installed: run `pip install 'catalyst-trading[notify]'`"
     try:
         known = apprise.Apprise().add(url)
-    except Exception:  # noqa: BLE001 -- a plugin may raise anything for a malformed URL
+    except Exception:  # a plugin may raise anything for a malformed URL  # noqa: BLE001
         known = False
     return (
         None if known else f"a URL that begins with {scheme_of(url)}:// is not one that Apprise understands"
@@ -88,6 +88,6 @@ def _notify(url: str, message: AlertMessage) -> str | None:
     try:
         service = import_module("apprise").Apprise()
         taken = service.add(url) and service.notify(title=message.subject, body=message.body)
-    except Exception as error:  # noqa: BLE001 -- a plugin may raise anything, and a thread must not end in silence
+    except Exception as error:  # a thread must not end in silence  # noqa: BLE001
         return f"failed with {type(error).__name__}"
     return None if taken else "the service did not take the message; check its URL"

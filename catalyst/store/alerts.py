@@ -19,7 +19,10 @@ INFO: Final = "INFO"
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One alert; `repeats` counts the same alert within its window."""
+    """One alert; `repeats` counts the same alert within its window, `sent_by` names the channels that have sent it.
+
+    An alert that was never to be sent has a time of delivery and no channel.
+    """
 
     alert_id: int
     severity: str
@@ -35,11 +38,14 @@ class Alert:
     delivered_at: datetime | None
     acknowledged_at: datetime | None
     acknowledged_by: str | None
+    sent_by: list[str]
 
 
 _RECENT: Final = """
     SELECT alert_id, severity, event, message, facts, dedupe_key, created_at, repeats, attempts,
-           next_attempt_at, last_error, delivered_at, acknowledged_at, acknowledged_by
+           next_attempt_at, last_error, delivered_at, acknowledged_at, acknowledged_by,
+           coalesce((SELECT array_agg(d.channel ORDER BY d.channel) FROM alert_deliveries d
+                      WHERE d.alert_id = alerts.alert_id), '{}') AS sent_by
       FROM alerts
      WHERE ($2::boolean IS FALSE OR (acknowledged_at IS NULL AND severity = 'CRITICAL'))
      ORDER BY alert_id DESC LIMIT $1

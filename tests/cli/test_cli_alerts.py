@@ -1,6 +1,6 @@
 """`catalyst test-alert`, `catalyst alerts` and `catalyst alerts ack`, as processes."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,19 @@ def test_alerts_are_listed_and_acknowledged(traded_shell: Shell, postgres: Any, 
         store = await open_store(database, ManualClock(AT))
         async with store.tx("alert") as conn:
             for symbol in ("AAPL", "MSFT", "XOM"):
-                await alerts.raise_alert(conn, "NOT_FLAT", f"20 {symbol}", subject=symbol, facts={}, at=AT)
+                await alerts.raise_alert(
+                    conn,
+                    "NOT_FLAT",
+                    f"20 {symbol}",
+                    subject=symbol,
+                    facts={},
+                    at=AT,
+                    deliver=symbol != "MSFT",
+                )
+            found = await alerts.waiting(conn, "url:critical", ["CRITICAL"], since=AT - timedelta(minutes=1))
+            sent = [alert for alert in found if alert.message == "20 XOM"]
+            channels = {"CRITICAL": frozenset({"url:critical"})}
+            await alerts.record_sent(conn, sent, "url:critical", at=AT, channels_of=channels)
         await store.close()
 
     before = traded_shell.read_json("alerts")["alerts"]
@@ -75,4 +87,6 @@ def test_alerts_are_listed_and_acknowledged(traded_shell: Shell, postgres: Any, 
     assert traded_shell.read_json("alerts", "--open") == {"alerts": []}
     text = traded_shell.run("alerts", "--top", "3").stdout
     assert "20 MSFT" in text
+    assert text.count("sent by url:critical, acknowledged by") == 1  # XOM
+    assert text.count("not sent, acknowledged by") == 2  # AAPL waits; nothing was ever to send MSFT
     assert "2026-04-08" in text or "04-08" in text

@@ -12,18 +12,9 @@ import pytest
 
 from catalyst.config.loader import environment_without_catalyst
 from catalyst.installation import VERSION
+from tests.wheel_sources import SOURCES
 
 ROOT = Path(__file__).parents[2]
-SOURCES = (
-    "catalyst",
-    "migrations",
-    "systemd",
-    "pyproject.toml",
-    "setup.py",
-    "MANIFEST.in",
-    "README.md",
-    "LICENSE",
-)
 
 
 def run(*command: object, cwd: Path, exit_code: int = 0) -> str:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catalyst.domain.exit_ids import exit_id_base
 from catalyst.domain.ids import (
     client_order_id,
-    exit_id_base,
     installation_of,
     is_of_another_catalyst,
     is_ours,

@@ -13,18 +13,10 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from tests.wheel_sources import SOURCES
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SOURCES = (
-    "catalyst",
-    "migrations",
-    "systemd",
-    "pyproject.toml",
-    "setup.py",
-    "MANIFEST.in",
-    "README.md",
-    "LICENSE",
-)
 LIMIT_S = 1500
 CGROUP_ROOTS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
 UNIT_FOLDERS = (Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))

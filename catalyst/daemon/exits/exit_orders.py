@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from catalyst.domain.ids import client_order_id, exit_id_base, unused_client_order_id
+from catalyst.domain.exit_ids import exit_id_base
+from catalyst.domain.ids import client_order_id, unused_client_order_id
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.price import round_nearest, tick_of

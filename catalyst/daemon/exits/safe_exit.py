@@ -14,6 +14,7 @@ import structlog
 
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock, separate_turns
+from catalyst.concurrency import drop_done
 from catalyst.daemon.exits.blocking_orders import BlockingOrders
 from catalyst.daemon.exits.cancel_turn import CancelTurn
 from catalyst.daemon.exits.position_exit import PositionExit
@@ -138,6 +139,7 @@ class SafeExit:
             self.stops_refused = False
         if not self.market_open:
             return POLL_INTERVAL
+        drop_done(self._tasks)
         async with self.store.read() as conn:
             intents = await exit_intents.open_intents(conn)
         now = self.clock.now()

@@ -13,6 +13,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, separate_turns
+from catalyst.concurrency import drop_done
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.open_requests import OpenRequests, priority_of, request_of
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
@@ -46,8 +47,9 @@ class OutcomeResolution:
 
     def start(self, row: OrderRow) -> asyncio.Task[Status]:
         """Return the running task that resolves the row; start one when there is none."""
+        drop_done(self._tasks)
         task = self._tasks.get(row.order_id)
-        if task is None or task.done():
+        if task is None:
             task = asyncio.create_task(
                 self._resolve(row), name=f"resolve-{row.order_id}", context=separate_turns()
             )

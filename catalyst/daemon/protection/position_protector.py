@@ -13,6 +13,7 @@ import structlog
 
 from catalyst.broker.port import Priority
 from catalyst.clock import Clock, separate_turns
+from catalyst.concurrency import drop_done
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
@@ -22,7 +23,8 @@ from catalyst.daemon.protection.unprotected_time import UnprotectedTime
 from catalyst.daemon.runtime.database_health import DatabaseHealth
 from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
-from catalyst.domain.ids import exit_id_base, unused_client_order_id
+from catalyst.domain.exit_ids import exit_id_base
+from catalyst.domain.ids import unused_client_order_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import (
@@ -126,6 +128,7 @@ class PositionProtector:
             intents = await exit_intents.open_intents(conn)
             rows = await orders.of_positions(conn, [position.position_id for position in held])
         self.ledger.last_known.update(held, rows, version=version, read_at=read_at)
+        drop_done(self._tasks)
         await self.unprotected_time.measure_closed(held)
         self._intents = {intent.position_id: intent for intent in intents}
         waiting = {intent.position_id for intent in intents if intent.is_postponed(read_at)}

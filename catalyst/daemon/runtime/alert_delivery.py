@@ -82,7 +82,7 @@ class AlertDelivery:
         }
 
     async def run(self) -> None:
-        """Send what waits, every few seconds. Without a channel it returns at once: there is nobody to tell."""
+        """Send what waits, every few seconds. Without a channel it logs that once, and waits until it is cancelled."""
         if not self._states:
             log.warning("alerts_not_delivered", reason="no recipient is configured")
             await asyncio.Event().wait()
@@ -130,7 +130,7 @@ class AlertDelivery:
         state.tried_at.append(self._clock.now())
         try:
             await channel.send(message, _message_id(kind, channel.name, batch))
-        except Exception as error:  # noqa: BLE001 -- a defect of one channel must not stop the others
+        except Exception as error:  # a defect of one channel must not stop the others  # noqa: BLE001
             pause = RETRY_PAUSES[min(state.failures, len(RETRY_PAUSES) - 1)]
             state.failures += 1
             reason = str(error) if isinstance(error, DeliveryFailed) else f"{type(error).__name__}: {error}"
