@@ -427,7 +427,7 @@ async def measure_wal_syncs(url: str, dsn: str) -> list[Row]:
         broker: Any = BareBroker(await BarePost.open(url))
         config = CurrentConfig(Config())
         ledger = OrderLedger(store, broker, clock, 1, config)
-        execution = OrderSubmission(store, broker, ledger, EntryGate(reasons={}), clock, config, 1)
+        execution = OrderSubmission(store, broker, ledger, EntryGate(reasons={}), clock, config, 1, "0a1b2c")
         path = OrderPath(store, ledger, execution, SymbolSequence(SYMBOLS + 100))
         step = lifecycle_of(path, perf_counter_ns)
         for number in range(lifecycles):

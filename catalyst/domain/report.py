@@ -1,6 +1,6 @@
 """Reports and requests exchanged with a broker. The broker adapter converts raw payloads to these types."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -191,3 +191,14 @@ class OrderRequest:
 def is_working_report(report: OrderReport) -> bool:
     """Return true unless the status is terminal; an unknown status counts as working."""
     return status_of(report.broker_status, report.filled_qty, report.quantity) not in TERMINAL
+
+
+def fills_by_order(reports: Sequence[OrderReport]) -> Iterator[tuple[OrderReport, Decimal]]:
+    """Yield each order with the shares that it filled itself.
+
+    The broker shows the fills of a replaced order as fills of its replacement too.
+    """
+    filled = {report.broker_id: report.filled_qty for report in reports}
+    for report in reports:
+        carried = min(filled.get(report.replaces or "", Decimal(0)), report.filled_qty)
+        yield report, report.filled_qty - carried

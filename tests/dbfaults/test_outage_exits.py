@@ -310,3 +310,27 @@ async def test_shares_without_levels_get_a_stop_in_an_outage(database: str, tmp_
         await scenario.advance(seconds=60)
         assert working_stops(scenario, "AAPL") == [("day", 20)]
         await scenario.assert_consistent()
+
+
+async def test_last_protection_in_an_outage_waits_for_a_broker_that_cannot_be_read(
+    database: str, tmp_path: Path
+) -> None:
+    """Given shares without a stop, when the daemon ends in an outage and the broker's lists fail at first, then the
+    daemon ends only after their stop works."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
+        await scenario.given_position("AAPL", 20)
+        proxy.refuse_connections()
+        await scenario.advance(seconds=5)
+        for order in scenario.server.exchange.state.order_store.working("AAPL"):
+            await scenario.admin("cancel", {"id": order.id})
+        scenario.server.exchange.confirm_cancels()
+        await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=500, count=3)
+        assert scenario.components is not None
+        protection = scenario.components.outage_protection
+        ending = asyncio.create_task(protection.protect_overnight(timedelta(seconds=60)))
+        while not ending.done():
+            await scenario.advance(seconds=1)
+        assert working_stops(scenario, "AAPL") == [("gtc", 20)]
+        proxy.resume()
+        await scenario.advance(seconds=60)
+        await scenario.assert_consistent()

@@ -10,7 +10,7 @@ import pytest
 from catalyst.domain import order as machine
 from catalyst.domain.fill_decision import Circumstances, FillRows
 from catalyst.domain.order import NEVER_ARRIVED, PositionSide, Purpose, Side, Status, Verdict
-from catalyst.domain.report import Fill, OrderReport
+from catalyst.domain.report import Fill, OrderReport, fills_by_order
 from catalyst.domain.report_changes import ReportDecision
 from catalyst.domain.report_decision import ReportRows, decide, decide_batch, leg_row
 from catalyst.domain.rows import ExecutionRow, OrderRow, Orphan, PositionRow, changed
@@ -465,3 +465,13 @@ def test_replacement_does_not_count_the_fills_of_the_order_it_replaces() -> None
     again = decided([old, filled], report_of(new, "filled", 100, replaces="b-t"))
     assert again.missing_fills == ()
     assert again.order_changes[0].after.status is Status.FILLED
+
+
+def test_fills_of_a_replaced_order_are_counted_once() -> None:
+    """The broker shows the 8 shares of a replaced target in its replacement too; each share has one order."""
+    target = report_of(TARGET, "replaced", 8)
+    moved = report_of(TARGET, "partially_filled", 13, broker_id="b-m", replaces="b-t")
+    other = report_of(ENTRY, "filled", 100)
+    fills = [(report.broker_id, quantity) for report, quantity in fills_by_order([other, moved, target])]
+    assert fills == [("b-e", 100), ("b-m", 5), ("b-t", 8)]
+    assert list(fills_by_order([moved])) == [(moved, Decimal(13))]  # its past is not read: all are its own

@@ -25,7 +25,13 @@ from catalyst.domain.ids import client_order_id, is_of_another_catalyst, is_ours
 from catalyst.domain.order import PositionSide, Purpose, Side, side_for
 from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME, NotFoundCount, may_still_arrive
 from catalyst.domain.position import whole_shares
-from catalyst.domain.report import OrderReport, OrderRequest, PositionReport, is_working_report
+from catalyst.domain.report import (
+    OrderReport,
+    OrderRequest,
+    PositionReport,
+    fills_by_order,
+    is_working_report,
+)
 from catalyst.domain.rows import OrderRow
 from catalyst.flat_proof_files import FlatProofFiles
 
@@ -374,7 +380,11 @@ class OutageExit:
             )
             return min(available_qty, max(last_known_qty - exited_qty, ZERO))
         net_qty = sum(
-            (order.filled_qty if order.side is Side.BUY else -order.filled_qty for order in own_orders), ZERO
+            (
+                quantity if order.side is Side.BUY else -quantity
+                for order, quantity in fills_by_order(own_orders)
+            ),
+            ZERO,
         )
         if (net_qty > 0) is not (held.quantity > 0):
             return ZERO

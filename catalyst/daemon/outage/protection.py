@@ -60,7 +60,7 @@ ZERO: Final = Decimal(0)
 class OutageProtection:
     """Protects positions from broker reads, without the database.
 
-    `unprotected`: ids of the positions without a working stop at the last check.
+    `unprotected`: ids of the positions without a working stop when the broker was last read.
     """
 
     outage_exit: OutageExit
@@ -89,13 +89,21 @@ class OutageProtection:
         Return our positions with the broker's quantities, and the last known order rows by position id. When the broker
         cannot be read either, return the last known state without any step.
         """
-        if outage_since != self._outage_since:
-            self._outage_since = outage_since
-            self._forget_symbols_except(set())  # what an earlier outage showed is over
+        self._begin_outage(outage_since)
         last_known = self.outage_exit.last_known
         snapshot = await self.outage_exit.read_broker()
         if snapshot is None:
             return list(last_known.positions), last_known.orders
+        return await self._protect(snapshot), last_known.orders
+
+    def _begin_outage(self, since: datetime) -> None:
+        """Forget what an earlier outage showed."""
+        if since != self._outage_since:
+            self._outage_since = since
+            self._forget_symbols_except(set())
+
+    async def _protect(self, snapshot: OutageSnapshot) -> list[PositionRow]:
+        """Do one step for each unprotected position that the broker shows; return our positions."""
         held: list[PositionRow] = []
         for symbol in sorted(self.outage_exit.our_symbols(snapshot) & snapshot.positions.keys()):
             position = self._reconstruct_position(snapshot, snapshot.positions[symbol])
@@ -104,24 +112,30 @@ class OutageProtection:
         if (
             snapshot.unreadable_rows
         ):  # a position that is not shown may exist: its stop level is still watched
-            held += [row for row in last_known.positions if row.symbol not in snapshot.positions]
+            held += [
+                row for row in self.outage_exit.last_known.positions if row.symbol not in snapshot.positions
+            ]
         self._forget_symbols_except({position.symbol for position in held})
         self.unprotected = set()
         for position in held:
             if position.symbol in snapshot.positions:
                 await self._protect_position(snapshot, position)
-        return held, last_known.orders
+        return held
 
     async def protect_overnight(self, within: timedelta) -> None:
         """Place a good-till-cancelled stop for each share of ours that has none, because the process ends.
 
-        Return when each has one, or after `within`.
+        Return when the broker shows one for each, or after `within`.
         """
         self._rules = ENDING_RULES
         began = self.clock.now()
+        self._begin_outage(began)
         while True:
-            await self.check(began)
-            if not self.unprotected or self.clock.now() - began >= within:
+            snapshot = await self.outage_exit.read_broker()
+            if snapshot is not None:
+                await self._protect(snapshot)
+            is_done = snapshot is not None and not self.unprotected
+            if is_done or self.clock.now() - began >= within:
                 return
             await self.clock.sleep(PROTECT_INTERVAL)
 
