@@ -24,6 +24,7 @@ from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import Purpose
+from catalyst.domain.refusals import REFUSES_EVERY_SALE, reason_of
 from catalyst.domain.session import Session
 from catalyst.store import exit_intents, positions
 from catalyst.store.exit_intents import ExitIntent
@@ -163,6 +164,10 @@ class SafeExit:
         if new:  # a repeated call wakes nobody
             self.overnight |= new
             self.ledger.changed.notify()
+
+    def note_refused_stop(self, refusal: str) -> None:
+        """Keep the stops that work from now on when the broker refuses every sale, also a stop."""
+        self.stops_refused |= reason_of(refusal) in REFUSES_EVERY_SALE
 
     async def _run_intent(self, intent: ExitIntent) -> None:
         """Exit the position; retry after failures, with doubling pauses, while the intent is open.

@@ -355,7 +355,7 @@ class PositionProtector:
             note=f"{'stop' if is_stop else 'stop and target'} for the {position.quantity} shares held",
         )
         if position.position_id in self.exits.overnight and sent.status is Status.REJECTED:
-            self.exits.stops_refused |= reason_of(sent.rejection_reason or "") in REFUSES_EVERY_SALE
+            self.exits.note_refused_stop(sent.rejection_reason or "")
 
 
 def _own_working_entries(rows: list[OrderRow]) -> list[OrderRow]:
