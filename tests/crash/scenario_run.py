@@ -31,9 +31,11 @@ SETTLE_SECONDS = 65.0
 SETTLE_SECONDS_AFTER_FAULTS = 130.0
 # An exit moves its target only after several of its cancels were rejected.
 REPLACEMENT_SECONDS = 20.0
-# Faults that last to the close begin so long before it; the daemon ends within four minutes after it.
+# Where faults last to the close, the scenario begins at this time at the earliest. Some of them fail most requests:
+# then the day ends late.
 START_BEFORE_CLOSE = "15:40"
-LAST_MINUTES = 25
+PRINTS_BEFORE_CLOSE = 120
+MINUTES_AFTER_CLOSE = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +196,11 @@ async def _play_with_faults(harness: CrashHarness, scenario: CrashScenario, faul
 
 async def _play_to_the_close(harness: CrashHarness) -> None:
     """Let the market go on until the daemon ends its day."""
-    for _ in range(LAST_MINUTES * 6):
+    for number in range(PRINTS_BEFORE_CLOSE + MINUTES_AFTER_CLOSE):
         if harness.is_stopped():
             return
         _print_last_prices(harness)
-        await harness.advance(seconds=10)
+        await harness.advance(seconds=10 if number < PRINTS_BEFORE_CLOSE else 60)
 
 
 async def _repeat_last_prices(harness: CrashHarness) -> None:

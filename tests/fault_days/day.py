@@ -25,7 +25,7 @@ from tests.fault_days.network import Network, NetworkFault, open_network
 from tests.fault_days.plan import DayPlan, Incident, IncidentKind
 
 SPEED: Final = 240.0  # market seconds per real second
-HELD_SPEED: Final = 20.0  # while the daemon has a request or a transaction in flight
+HELD_SPEED: Final = 8.0  # while the daemon has a request or a transaction in flight
 SLOW_SPEED: Final = 2.0  # while one has had no response for SLOW_AFTER_S, whose time-outs are real seconds
 SLOW_AFTER_S: Final = 0.15
 INCIDENT_SPEED: Final = 2.0  # from the begin of an incident until the daemon has recovered

@@ -43,6 +43,10 @@ RARE_KINDS: Final = frozenset(
 FAULT_KINDS: Final = tuple(kind for kind in FaultKind if kind not in EXCLUDED_KINDS)
 RATES: Final = (0.003, 0.005, 0.007, 0.01)
 RARE_RATES: Final = (0.01, 0.02, 0.04)
+HANGING_KINDS: Final = frozenset(
+    {FaultKind.HANG, FaultKind.HANG_BEFORE}
+)  # each lasts until a time-out in real seconds
+HANGING_RATE: Final = 0.001
 SHARE_OF_KINDS: Final = 0.8  # of all kinds, in one day
 
 ORDINARY_DAY: Final = date(2026, 6, 17)
@@ -113,6 +117,7 @@ def draw_plan(seed: int, *, short: bool = False) -> DayPlan:
     draw = random.Random(seed)
     kinds = [kind for kind in FAULT_KINDS if draw.random() < SHARE_OF_KINDS]
     rates = {kind: draw.choice(RARE_RATES if kind in RARE_KINDS else RATES) for kind in kinds}
+    rates |= dict.fromkeys(HANGING_KINDS & rates.keys(), HANGING_RATE)
     day = HALF_DAY if not short and draw.random() < 0.1 else ORDINARY_DAY
     start = time(14, 10) if short else time(9, 20)
     plan = DayPlan(seed, day, start, 300, rates, ())
