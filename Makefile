@@ -2,7 +2,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 # The tests start hundreds of processes; without this each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: setup foreign demo test wheel systemd-day lint bench crash-matrix random-faults mutants long lock docs clean
+.PHONY: setup foreign demo test wheel systemd-day lint bench crash-matrix random-faults fault-days fault-day mutants long lock docs clean
 
 # The stamp skips set-up until the lock changes.
 .venv/.ready: requirements.lock
@@ -61,6 +61,14 @@ crash-matrix: setup
 # Scenarios with random faults and crashes; SEEDS seeds from FIRST_SEED on.
 random-faults: setup
 	@$(PY) -m tests.crash.random_faults --seeds $(or $(SEEDS),200) --first-seed $(or $(FIRST_SEED),1)
+
+# Whole days of real processes under faults that never end; writes docs/fault-days.md.
+fault-days: setup
+	@$(PY) -m tests.fault_days --days $(or $(DAYS),20) --first-seed $(or $(FIRST_SEED),1) --workers $(or $(WORKERS),2)
+
+# One short day of it; about a minute.
+fault-day: setup
+	@$(PY) -m tests.fault_days --short --days 1 --workers 1 --first-seed $(or $(FIRST_SEED),1)
 
 # Plant each slip of tests/mutants/ in a copy of the tree and run the tests that should catch it; writes docs/mutants.md.
 # Then switch off the code behind a sample of the promises: their tests must fail.

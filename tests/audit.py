@@ -46,14 +46,14 @@ async def assert_ledger_equals_exchange(
         "SELECT (SELECT coalesce(sum(realized_pnl), 0) FROM positions)"
         " + (SELECT coalesce(sum(realized_pnl), 0) FROM orphans)"
     )
-    assert realized == _realized_of(execution_log["executions"])
+    assert realized == realized_of(execution_log["executions"])
     assert abs(realized - Decimal(audit["realised"])) < Decimal("0.005")
 
 
 async def assert_nothing_open(conn: Conn, execution_log: dict[str, Any], audit: dict[str, Any]) -> None:
     """Check that neither side has a share or a working order."""
     assert audit["positions"] == {}
-    assert [o["id"] for o in execution_log["orders"] if o["status"] in _WORKING_STATUSES] == []
+    assert [o["id"] for o in execution_log["orders"] if o["status"] in WORKING_STATUSES] == []
     assert await conn.fetchval("SELECT count(*) FROM positions WHERE status = 'open'") == 0
     open_orders = await conn.fetch(
         "SELECT order_id, status FROM orders WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill')"
@@ -89,7 +89,7 @@ async def assert_journal_leads_to_state(conn: Conn) -> None:
         assert state == order["status"]
 
 
-_WORKING_STATUSES = {
+WORKING_STATUSES = {
     "new", "accepted", "pending_new", "held", "partially_filled", "pending_cancel", "pending_replace",
     "accepted_for_bidding", "stopped", "suspended",
 }  # fmt: skip
@@ -119,7 +119,7 @@ async def _assert_quantities_add_up(conn: Conn) -> None:
     assert all(row["quantity"] == row["filled"] for row in rows), [dict(row) for row in rows]
 
 
-def _realized_of(executions: list[dict[str, Any]]) -> Decimal:
+def realized_of(executions: list[dict[str, Any]]) -> Decimal:
     """Return realised dollars by average cost over each flat-to-flat segment, each rounded to the cent."""
     segments: dict[str, list[tuple[Decimal, Decimal]]] = defaultdict(list)
     total = Decimal(0)

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from catalyst.daemon.runtime.startup_survey import CRASH_LOOP
+from catalyst.daemon.shutdown import ExitCode
 from catalyst.simulator.exchange.unprotected_time import unprotected_qty
 from tests.audit import assert_journal_leads_to_state, assert_ledger_equals_exchange
 from tests.crash.restartable_daemon import CrashHarness
@@ -61,6 +62,41 @@ async def find_problems(
         return problems + await _recovered_from_faults(harness)
     problems += _unprotected_too_long(harness, external_symbols)
     problems += await _no_unexpected_alerts(harness, expected_alerts)
+    return problems
+
+
+async def find_problems_after_close(harness: CrashHarness, *, max_qty: Decimal) -> list[str]:
+    """Return every problem of a day whose faults lasted to its end: the books are equal, and exit code and flat proof
+    say what is true. Shares that could not be sold have a good-till-cancelled stop."""
+    logs, audit = await harness.admin("logs"), await harness.admin("audit")
+    problems = [f"a daemon ended with an error: {error}" for error in harness.failures]
+    books = await _assertion_problems(assert_ledger_equals_exchange(harness.conn, logs, audit))
+    books += await _assertion_problems(assert_journal_leads_to_state(harness.conn))
+    problems += books + _sent_once(logs) + await _recorded_first(harness, logs)
+    problems += _never_short(logs, max_qty, frozenset())
+    problems += await _one_entry_per_signal(harness)
+    if not harness.exit_codes:
+        return [*problems, "the daemon did not end after the close"]
+    exit_code, held = harness.exit_codes[-1], audit["positions"]
+    row = await harness.conn.fetchrow(
+        "SELECT flat AND facts->>'proven' = 'true' AS proven, facts->>'unproven_reason' AS reason FROM flat_proofs"
+        " ORDER BY proof_id DESC LIMIT 1"
+    )
+    is_proven = row is not None and bool(row["proven"])
+    is_true = not books and not held
+    if is_proven != (exit_code is ExitCode.FLAT):
+        problems.append(f"exit code {exit_code}, and the last proof is proven: {is_proven}")
+    if is_proven != is_true:
+        reason = "no proof" if row is None else row["reason"]
+        problems.append(f"proven: {is_proven} ({reason}); held {held or 'nothing'}, books equal: {not books}")
+    for symbol, shares in held.items():
+        covered = sum(
+            order.remaining
+            for order in harness.server.exchange.state.order_store.live(symbol)
+            if order.stop_price is not None and order.time_in_force.value == "gtc"
+        )
+        if covered < Decimal(shares):
+            problems.append(f"{shares} {symbol} are held after the close, {covered} under a stop that stays")
     return problems
 
 

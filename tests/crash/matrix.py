@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,11 +26,10 @@ from typing import Final
 
 from catalyst import embedded
 from catalyst.domain.fault_points import Moment
-from catalyst.simulator.faults.schedule import FaultSchedule
 from catalyst.store import migrate
 from tests.conftest import _FAST_SETTINGS, PostgresServer, database_name
 from tests.crash.restartable_daemon import ANY_STEP, CrashPoint
-from tests.crash.scenario_run import RunOutcome, run_blocking
+from tests.crash.scenario_run import RandomFaults, RunOutcome, run_blocking
 from tests.crash.scenarios import SCENARIOS
 
 MATRIX_PAGE: Final = Path(__file__).parents[2] / "docs" / "crash-matrix.md"
@@ -60,23 +59,29 @@ def parse_point(text: str) -> CrashPoint:
 
 
 def run_one(
-    database: Database, scenario: str, crash_points: Sequence[CrashPoint], faults: FaultSchedule | None = None
+    database: Database, scenario: str, crash_points: Sequence[CrashPoint], faults: RandomFaults | None = None
 ) -> RunOutcome:
     """Run one scenario on a new database; repeat the run when it does not reach its crash points."""
     server = _server(database.admin_dsn, database.strategy)
     for _ in range(MAX_TRIES):
         dsn = server.create(database.template)
+        second_dsn = None
+        if faults is not None and faults.extras.second_installation:
+            second_dsn = server.create(database.template)
+            faults = replace(faults, second_dsn=second_dsn)
         try:
             outcome = run_blocking(SCENARIOS[scenario], dsn, crash_points, faults=faults)
         finally:
             server.drop(dsn)
+            if second_dsn is not None:
+                server.drop(second_dsn)
         if len(outcome.crashes) >= len([point for point in crash_points if point.label != ANY_STEP]):
             break
     return outcome
 
 
 def run_without_log(
-    database: Database, scenario: str, crash_points: Sequence[CrashPoint], faults: FaultSchedule | None = None
+    database: Database, scenario: str, crash_points: Sequence[CrashPoint], faults: RandomFaults | None = None
 ) -> RunOutcome:
     """Run one scenario and drop the log of a green outcome, because thousands of outcomes are stored."""
     outcome = run_one(database, scenario, crash_points, faults)
@@ -129,7 +134,7 @@ def collect_points(base: Database, names: Sequence[str]) -> dict[str, tuple[Cras
     return points
 
 
-RunArguments = tuple[str, tuple[CrashPoint, ...]] | tuple[str, tuple[CrashPoint, ...], FaultSchedule]
+RunArguments = tuple[str, tuple[CrashPoint, ...]] | tuple[str, tuple[CrashPoint, ...], RandomFaults]
 
 
 def run_all(base: Database, work: Sequence[RunArguments], *, workers: int = 2) -> Iterator[RunOutcome]:

@@ -1,6 +1,7 @@
 """Randomized fault runs: a scenario with random faults and up to two crashes, all drawn from one seed.
 
-The faults end with the scenario; then the daemon must recover.
+The faults end with the scenario; then the daemon must recover. In a part of the runs they last to the close, lists of
+orders answer late, a refusal of the broker hits exits or stops, or another installation runs on the account.
 
     python -m tests.crash.random_faults                 seeds 1 to 200
     python -m tests.crash.random_faults --seeds 5000 --first-seed 1001
@@ -22,11 +23,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from catalyst.domain.fault_points import Moment
+from catalyst.domain.refusals import KNOWN_REFUSALS
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.faults.schedule import FaultSchedule
+from tests.crash.extra_faults import NO_EXTRAS, ExtraFaults
 from tests.crash.matrix import open_database, print_outcome, render_figures, run_all, run_one
 from tests.crash.restartable_daemon import ANY_STEP, CrashPoint
-from tests.crash.scenario_run import RunOutcome
+from tests.crash.scenario_run import RandomFaults, RunOutcome
 from tests.crash.scenarios import SCENARIOS
 
 MAX_CRASH_STEP: Final = 150  # a crash is drawn among the first 150 steps, recoveries included
@@ -64,6 +67,7 @@ class RandomFaultRun:
     scenario: str
     crash_points: tuple[CrashPoint, ...]
     schedule: FaultSchedule
+    extras: ExtraFaults = NO_EXTRAS
 
     @classmethod
     def from_seed(cls, seed: int) -> "RandomFaultRun":
@@ -81,16 +85,36 @@ class RandomFaultRun:
             scenario = draw.choice(SCENARIOS_OF_RARE_KINDS[kind])
         if FaultKind.REPLACE_REJECT in rates:
             rates[FaultKind.CANCEL_REJECT] = 1.0  # an exit replaces its target when its cancels are rejected
-        return cls(seed, scenario, tuple(crash_points), FaultSchedule(seed, rates))
+        extras = NO_EXTRAS if scenario == "external_trades" else _draw_extras(draw, seed, kinds)
+        if extras.second_installation:
+            crash_points = []  # the other one would take the stream
+        return cls(seed, scenario, tuple(crash_points), FaultSchedule(seed, rates), extras)
 
     def __str__(self) -> str:
         faults = ", ".join(f"{kind} {rate}" for kind, rate in self.schedule.rates.items())
-        return f"seed {self.seed}: {self.scenario}, {len(self.crash_points)} crashes, {faults}"
+        extras = f", {self.extras}" if str(self.extras) else ""
+        return f"seed {self.seed}: {self.scenario}, {len(self.crash_points)} crashes, {faults}{extras}"
 
     @property
-    def run_arguments(self) -> tuple[str, tuple[CrashPoint, ...], FaultSchedule]:
+    def run_arguments(self) -> tuple[str, tuple[CrashPoint, ...], RandomFaults]:
         """Return the arguments of `run_one` after the database."""
-        return self.scenario, self.crash_points, self.schedule
+        return self.scenario, self.crash_points, RandomFaults(self.schedule, self.extras)
+
+
+def _draw_extras(draw: random.Random, seed: int, kinds: Sequence[FaultKind]) -> ExtraFaults:
+    """Draw what happens beside the schedule: nothing in a third of the runs."""
+    if draw.random() < 1 / 3:
+        return NO_EXTRAS
+    has_stream_faults = any(kind.startswith("stream_") for kind in kinds)
+    return ExtraFaults(
+        seed,
+        late_lists=draw.random() < 0.3,
+        refusal=draw.choice(KNOWN_REFUSALS) if draw.random() < 0.6 else None,
+        refusal_rate=draw.choice((0.3, 0.6, 1.0)),
+        refused_order=draw.choice(("sale", "sale", "replacement", "protection")),
+        second_installation=draw.random() < 0.2 and not has_stream_faults,
+        last_to_close=draw.random() < 0.4,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

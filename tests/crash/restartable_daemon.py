@@ -34,6 +34,7 @@ from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.market.overrides import OverriddenMarket
 from catalyst.simulator.server import run_server
 from catalyst.store.pool import Store
+from tests.crash.slow_responses import SlowResponseClock
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import Facts, Scenario, ScenarioMarket, settings_for
 from tests.waiting import LIMIT_S, pause
@@ -393,6 +394,7 @@ async def open_crash_harness(
                 crash_points=list(crash_points or []), downtime=timedelta(seconds=downtime),
             )  # fmt: skip
             clock.advance_only_when(harness.all_frames_applied)
+            server.middleware._clock = SlowResponseClock(clock)  # type: ignore[assignment]
             try:
                 yield harness
             finally:

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -13,10 +13,17 @@ import structlog
 from catalyst.daemon.shutdown import ExitCode
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.faults.schedule import FaultSchedule
-from tests.crash.checks import find_problems, find_restart_changes, longest_unprotected_seconds
+from tests.crash.checks import (
+    find_problems,
+    find_problems_after_close,
+    find_restart_changes,
+    longest_unprotected_seconds,
+)
+from tests.crash.extra_faults import NO_EXTRAS, ExtraFaults
 from tests.crash.restartable_daemon import _DAEMON_RUN, ANY_STEP, CrashHarness, CrashPoint, open_crash_harness
 from tests.crash.scenarios import CrashScenario
 from tests.fault_rules import silent_rules
+from tests.stories.scenario import second_installation
 
 # Seconds of market time until a scenario has settled: more than one full reconciliation.
 SETTLE_SECONDS = 65.0
@@ -24,6 +31,20 @@ SETTLE_SECONDS = 65.0
 SETTLE_SECONDS_AFTER_FAULTS = 130.0
 # An exit moves its target only after several of its cancels were rejected.
 REPLACEMENT_SECONDS = 20.0
+# Where faults last to the close, the scenario begins at this time at the earliest. Some of them fail most requests:
+# then the day ends late.
+START_BEFORE_CLOSE = "15:40"
+PRINTS_BEFORE_CLOSE = 120
+MINUTES_AFTER_CLOSE = 120
+
+
+@dataclass(frozen=True, slots=True)
+class RandomFaults:
+    """Faults of a randomized run. `second_dsn` is the database of a second installation."""
+
+    schedule: FaultSchedule
+    extras: ExtraFaults = NO_EXTRAS
+    second_dsn: str | None = None
 
 
 @dataclass
@@ -76,7 +97,7 @@ async def run(
     crash_points: Sequence[CrashPoint] = (),
     *,
     downtime: float = 3,
-    faults: FaultSchedule | None = None,
+    faults: RandomFaults | None = None,
 ) -> RunOutcome:
     """Play `scenario` on an empty, migrated database, with a crash at each of `crash_points` in order.
 
@@ -85,7 +106,9 @@ async def run(
 
     Without crashes and `faults`, every fault rule of the scenario must fire.
     """
-    outcome = RunOutcome(scenario.name, tuple(crash_points), seed=faults.seed if faults else None)
+    if faults is not None and faults.extras.last_to_close and scenario.start_time < START_BEFORE_CLOSE:
+        scenario = replace(scenario, start_time=START_BEFORE_CLOSE)
+    outcome = RunOutcome(scenario.name, tuple(crash_points), seed=faults.schedule.seed if faults else None)
     with _logging_to(log := LogCapture()):
         async with open_crash_harness(
             dsn,
@@ -110,7 +133,7 @@ async def run(
 
 
 async def _play_and_check(
-    harness: CrashHarness, scenario: CrashScenario, outcome: RunOutcome, faults: FaultSchedule | None
+    harness: CrashHarness, scenario: CrashScenario, outcome: RunOutcome, faults: RandomFaults | None
 ) -> None:
     """Play the scenario, let it settle, run every check and store the problems in `outcome`."""
     try:
@@ -119,6 +142,9 @@ async def _play_and_check(
         outcome.steps = tuple(harness.steps)
         rules = harness.server.exchange.state.faults
         outcome.fired, outcome.silent_rules = rules.fired, silent_rules(rules)
+    if faults is not None and faults.extras.last_to_close:
+        outcome.problems += await find_problems_after_close(harness, max_qty=scenario.max_qty)
+        return
     if not outcome.crash_points and faults is None:
         outcome.problems += [f"the fault rule never fired: {rule}" for rule in outcome.silent_rules]
     harness.counting = bool(harness.crash_points)
@@ -141,31 +167,53 @@ async def _play_and_check(
         outcome.problems += await find_restart_changes(harness)
 
 
-async def _play_with_faults(harness: CrashHarness, scenario: CrashScenario, faults: FaultSchedule) -> None:
+async def _play_with_faults(harness: CrashHarness, scenario: CrashScenario, faults: RandomFaults) -> None:
     """Play the scenario with faults as far as it goes, then remove the faults and the crash points left."""
     harness.frames_may_wait = True
-    harness.server.exchange.state.faults.add_schedule(faults)
+    rules = harness.server.exchange.state.faults
+    rules.add_schedule(faults.schedule)
+    rules.add_schedule(faults.extras)
     async with AsyncExitStack() as stack:
-        if FaultKind.STREAM_SECOND in faults.rates:
+        if FaultKind.STREAM_SECOND in faults.schedule.rates:
             harness.server.exchange.state.settings.one_stream = False  # the fault decides, not the setting
             await stack.enter_async_context(harness.other_stream_client())
         with suppress(AssertionError, TimeoutError):  # a fault may take away what the scenario waits for
+            if faults.second_dsn is not None:
+                await harness.start()
+                other = second_installation(harness, faults.second_dsn, gets_stream=False)
+                await stack.enter_async_context(other)
             await scenario.play(harness)
-            if FaultKind.REPLACE_REJECT in faults.rates:
+            if FaultKind.REPLACE_REJECT in faults.schedule.rates:
                 await harness.advance(seconds=REPLACEMENT_SECONDS)
-    harness.server.exchange.state.faults.remove()
+        if faults.extras.last_to_close:
+            await _play_to_the_close(harness)
+            return
+    rules.remove()
     harness.crash_points.clear()
     if harness.exit_codes and harness.exit_codes[-1] is ExitCode.NOT_FLAT:
         await harness.start()  # the operator starts it again after this exit code
 
 
+async def _play_to_the_close(harness: CrashHarness) -> None:
+    """Let the market go on until the daemon ends its day."""
+    for number in range(PRINTS_BEFORE_CLOSE + MINUTES_AFTER_CLOSE):
+        if harness.is_stopped():
+            return
+        _print_last_prices(harness)
+        await harness.advance(seconds=10 if number < PRINTS_BEFORE_CLOSE else 60)
+
+
 async def _repeat_last_prices(harness: CrashHarness) -> None:
     """Print the last prices again, so that working orders can fill."""
     for _ in range(round(SETTLE_SECONDS_AFTER_FAULTS / 10)):
-        for symbol in ("AAPL", "MSFT", "TSLA"):
-            if (last := harness.market.last_print(symbol, harness.clock.now())) is not None:
-                harness.print_trade(symbol, str(last.price))
+        _print_last_prices(harness)
         await harness.advance(seconds=10)
+
+
+def _print_last_prices(harness: CrashHarness) -> None:
+    for symbol in ("AAPL", "MSFT", "TSLA"):
+        if (last := harness.market.last_print(symbol, harness.clock.now())) is not None:
+            harness.print_trade(symbol, str(last.price))
 
 
 @contextmanager

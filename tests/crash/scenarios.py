@@ -186,6 +186,77 @@ async def external_trades(harness: CrashHarness) -> None:
     await harness.advance(seconds=3)
 
 
+REFUSED_SALE: Final[Facts] = {
+    "id": "sale", "kind": "status_before", "method": "POST", "route": "/v2/orders", "client_order_id": "cat-*-[xf]",
+    "status": 403, "code": 40310000, "message": "insufficient day trading buying power", "count": 0,
+}  # fmt: skip
+REFUSED_REPLACEMENT: Final[Facts] = {
+    "id": "replacement", "kind": "status_before", "method": "PATCH", "route": "/v2/orders/*", "status": 422,
+    "code": 40010001, "message": "unable to replace order, order isn't sent to exchange yet", "count": 0,
+}  # fmt: skip
+
+
+async def refused_exit(harness: CrashHarness) -> None:
+    """Refuse the sale of a position that a person closes, and accept it six seconds later."""
+    await _bracket(harness)
+    await harness.admin("faults", REFUSED_SALE)
+    await harness.admin("faults", REFUSED_REPLACEMENT)
+    await _close(harness, "AAPL")
+    await harness.advance(seconds=6)
+    for rule in ("sale", "replacement"):
+        harness.server.exchange.state.faults.remove(rule)
+    await harness.advance(seconds=30)
+
+
+async def late_lists(harness: CrashHarness) -> None:
+    """Answer each list of orders eight seconds late while a position exits and its first sale gets a 401."""
+    await _bracket(harness)
+    await harness.admin("faults", REFUSED_REPLACEMENT)
+    await harness.admin(
+        "faults",
+        {"id": "lists", "kind": "slow", "method": "GET", "route": "/v2/orders", "seconds": 8, "count": 0},
+    )
+    await harness.advance(seconds=12)  # a poll of the orders is under way
+    await harness.admin(
+        "faults",
+        {"kind": "unauthorized", "method": "POST", "route": "/v2/orders", "client_order_id": "cat-*-[xf]"},
+    )
+    await _close(harness, "AAPL")
+    await harness.advance(seconds=20)
+    for rule in ("lists", "replacement"):
+        harness.server.exchange.state.faults.remove(rule)
+    await harness.advance(seconds=10)
+
+
+async def stop_cancelled_while_dead(harness: CrashHarness) -> None:
+    """Cancel the legs of a position at the broker while no daemon runs."""
+    await _bracket(harness)
+    await harness.crash()
+    for order in harness.server.exchange.state.order_store.working("AAPL"):
+        if order.type.value == "limit" and order.side.value == "sell":
+            await harness.admin("cancel", {"id": order.id})
+    await harness.advance(seconds=3)
+    await harness.start()
+    await harness.advance(seconds=6)
+    harness.print_trade("AAPL", "187.50")
+    await harness.advance(seconds=3)
+
+
+async def _close(harness: CrashHarness, symbol: str) -> None:
+    """Insert a command to close the position, as an operator would; a crash does not lose it."""
+    await harness.wait_until_ready()
+    await _put_command(harness, "close", {"symbol": symbol})
+
+
+async def _put_command(harness: CrashHarness, kind: str, arguments: Facts) -> None:
+    """Insert a command, as the command line does."""
+    conn = await connect(harness.dsn, "a person")
+    try:
+        await commands.put(conn, kind, arguments, by="a person", at=harness.clock.now())
+    finally:
+        await conn.close()
+
+
 async def proposal(harness: CrashHarness) -> None:
     """Approve a proposal; repeat the approval when a crash loses it."""
     harness.print_trade("AAPL", "190.00")
@@ -239,13 +310,7 @@ async def _is_undecided(harness: CrashHarness, proposal_id: int) -> bool:
 
 async def _approve(harness: CrashHarness, proposal_id: int) -> None:
     """Insert an approve command, as an operator would."""
-    conn = await connect(harness.dsn, "a person")
-    try:
-        await commands.put(
-            conn, "approve", {"proposal_id": proposal_id}, by="a person", at=harness.clock.now()
-        )
-    finally:
-        await conn.close()
+    await _put_command(harness, "approve", {"proposal_id": proposal_id})
     await harness.advance(seconds=timedelta(seconds=0.5).total_seconds())
 
 
@@ -278,6 +343,18 @@ SCENARIOS: Final = {
             "external_trades", "an operator trades the account and cancels our exits", external_trades,
             expected_alerts=frozenset({"EXTERNAL_FILL", "ORPHAN_POSITION"}),
             external_symbols=frozenset({"TSLA", "MSFT"}),
+        ),
+        CrashScenario(
+            "refused_exit", "the sale of a position is refused for a while", refused_exit,
+            expected_alerts=frozenset({"EXIT_REFUSED"}),
+        ),
+        CrashScenario(
+            "late_lists", "lists of orders answer late during an exit, and its first sale is refused", late_lists,
+            expected_alerts=frozenset({"AUTH_REFUSED"}),
+        ),
+        CrashScenario(
+            "stop_cancelled_while_dead", "the legs of a position are cancelled while no daemon runs",
+            stop_cancelled_while_dead,
         ),
         CrashScenario(
             "proposal", "a proposal waits for the operator and is approved", proposal,

@@ -11,7 +11,7 @@ from catalyst.simulator.faults.schedule import FaultSchedule
 from tests.conftest import PostgresServer
 from tests.crash.random_faults import EXCLUDED_KINDS, FAULT_KINDS, SCENARIOS_OF_RARE_KINDS, RandomFaultRun
 from tests.crash.restartable_daemon import ANY_STEP, CrashPoint
-from tests.crash.scenario_run import RunOutcome, run_blocking
+from tests.crash.scenario_run import RandomFaults, RunOutcome, run_blocking
 from tests.crash.scenarios import SCENARIOS
 
 
@@ -25,7 +25,10 @@ def run_with_faults(
     def run(fault_run: RandomFaultRun) -> RunOutcome:
         used.append(postgres.create(migrated))
         return run_blocking(
-            SCENARIOS[fault_run.scenario], used[-1], fault_run.crash_points, faults=fault_run.schedule
+            SCENARIOS[fault_run.scenario],
+            used[-1],
+            fault_run.crash_points,
+            faults=RandomFaults(fault_run.schedule, fault_run.extras),
         )
 
     yield run

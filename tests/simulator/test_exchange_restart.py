@@ -51,6 +51,30 @@ def test_restart_processes_the_events_missed_while_down(tmp_path: Path) -> None:
     restored.assert_audit_clean()
 
 
+def test_restart_keeps_unprotected_times(tmp_path: Path) -> None:
+    """A time without protection that ended, and one that lasts over a kill, are as without a restart; each names
+    the order that began it."""
+    scenario = ExchangeScenario()
+    journal = Journal(tmp_path)
+    journal.restore(scenario.exchange)
+    first = scenario.submit("buy", 10)
+    scenario.advance(5)
+    sold = scenario.submit("sell", 10)
+    scenario.advance(5)
+    second = scenario.submit("buy", 7)
+    scenario.advance(5)
+    journal.save(scenario.exchange)
+    restored = restore_from_journal(scenario, Journal(tmp_path))
+    for each in (scenario, restored):
+        each.advance(30)
+    times = restored.exchange.state.unprotected_time.totals(restored.now)["AAPL"]
+    assert times == scenario.exchange.state.unprotected_time.totals(scenario.now)["AAPL"]
+    assert sold.status is OrderStatus.FILLED
+    assert [gap["order_id"] for gap in times["gaps"]] == [first.id, second.id]
+    assert float(times["longest_seconds"]) > 30
+    assert times["unprotected_now"] == "7"
+
+
 def test_journal_ignores_a_torn_last_line(tmp_path: Path) -> None:
     """After a kill during a write the complete lines count, and the next start writes one clean line."""
     scenario = ExchangeScenario()

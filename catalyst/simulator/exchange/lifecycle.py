@@ -11,7 +11,7 @@ from catalyst.simulator.exchange.order_store import OrderStore
 from catalyst.simulator.exchange.randomness import RandomSource
 from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.exchange.stale_views import StaleViews
-from catalyst.simulator.exchange.unprotected_time import UnprotectedShareSeconds, unprotected_qty
+from catalyst.simulator.exchange.unprotected_time import UnprotectedTime, unprotected_qty
 from catalyst.simulator.exchange.views import order_view
 from catalyst.simulator.faults.rules import FaultRules
 from catalyst.simulator.market.announcements import Announcements, HaltReason, TradingStatus
@@ -80,7 +80,7 @@ class VenueState:
         self.fees: list[Fee] = []
         self.transfers = [Transfer(account.id, start, account.deposits)]
         self.equity_history: list[tuple[datetime, Decimal]] = []
-        self.unprotected_time = UnprotectedShareSeconds()
+        self.unprotected_time = UnprotectedTime()
         self.announcements = Announcements()
         self.stale_views = StaleViews()
         self.outbox: list[TradeUpdateMessage] = []
@@ -113,7 +113,7 @@ class VenueState:
         if self.settings.order_lag > 0:
             self.stale_views.record(order, self.now)
         unprotected_shares = unprotected_qty(self.order_store, order.symbol, self.account.qty(order.symbol))
-        self.unprotected_time.record(order.symbol, unprotected_shares, self.now)
+        self.unprotected_time.record(order.symbol, order.id, unprotected_shares, self.now)
 
     def emit_update(self, order: Order, event: str, **facts: object) -> None:
         """Put a trade update in the outbox, with the order as it is now."""

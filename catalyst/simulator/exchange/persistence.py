@@ -13,6 +13,7 @@ from catalyst.simulator.exchange.account import Account
 from catalyst.simulator.exchange.event_queue import ScheduledEvent
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.lifecycle import Fee, Transfer
+from catalyst.simulator.exchange.unprotected_time import UnprotectedGap
 from catalyst.simulator.exchange.watchlists import Watchlist
 from catalyst.simulator.rules.orders import Execution, Order
 from catalyst.simulator.rules.wire_format import JsonObject
@@ -27,6 +28,7 @@ APPEND_ONLY: Final[dict[str, TypeAdapter[Any]]] = {  # append-only lists of the 
 }
 WATCHLIST_ADAPTER: Final = TypeAdapter(Watchlist)
 EVENT_ADAPTER: Final = TypeAdapter(ScheduledEvent)
+GAP_ADAPTER: Final = TypeAdapter(UnprotectedGap)
 
 
 class Journal:
@@ -40,6 +42,7 @@ class Journal:
         self._path = directory / JOURNAL_FILE
         self._saved_draw_count = -1
         self._saved_row_counts = dict.fromkeys(APPEND_ONLY, 0)  # rows of each list that the journal has
+        self._saved_gap_count = 0  # ended times without protection that the journal has
         self._saved_state: JsonObject = {}  # the rest, as the journal has it
         self._saved_events: set[int] = set()
 
@@ -96,11 +99,16 @@ class Journal:
             if len(rows) > self._saved_row_counts[name]:
                 line[name] = [asdict(row) for row in rows[self._saved_row_counts[name] :]]
                 self._saved_row_counts[name] = len(rows)
+        gaps = state.unprotected_time
+        if len(gaps.ended) > self._saved_gap_count:
+            line["gaps"] = [asdict(gap) for gap in gaps.ended[self._saved_gap_count :]]
+            self._saved_gap_count = len(gaps.ended)
         whole: JsonObject = {
             "account": asdict(state.account),
             "halted": sorted(state.halted),
             "watchlists": [asdict(row) for row in exchange.watchlists.by_id.values()],
             "equity": [[at, value] for at, value in state.equity_history],
+            "lasting_gaps": [asdict(gap) for gap in gaps.lasting.values()],
         }
         line |= {name: value for name, value in whole.items() if self._saved_state.get(name) != value}
         self._saved_state, self._saved_events = whole, set(events)
@@ -188,6 +196,11 @@ def _apply_line(exchange: Exchange, line: JsonObject) -> None:
     if "watchlists" in line:
         lists = [WATCHLIST_ADAPTER.validate_python(row) for row in _rows(line, "watchlists")]
         exchange.watchlists.by_id = {each.id: each for each in lists}
+    gaps = state.unprotected_time
+    gaps.ended += [GAP_ADAPTER.validate_python(row) for row in _rows(line, "gaps")]
+    if "lasting_gaps" in line:
+        lasting = [GAP_ADAPTER.validate_python(row) for row in _rows(line, "lasting_gaps")]
+        gaps.lasting = {gap.symbol: gap for gap in lasting}
     if "equity" in line:
         equity = [row for row in _rows(line, "equity") if isinstance(row, list)]
         state.equity_history[:] = [(datetime.fromisoformat(at), Decimal(value)) for at, value in equity]

@@ -1,12 +1,13 @@
 """Unprotected time: how long shares had no protection, as the exchange measures it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
 from catalyst.simulator.exchange.order_store import OrderStore
 from catalyst.simulator.rules.orders import OrderSide, OrderType
 from catalyst.simulator.rules.pricing import is_stop
+from catalyst.simulator.rules.wire_format import JsonObject
 
 
 def unprotected_qty(order_store: OrderStore, symbol: str, position: Decimal) -> Decimal:
@@ -27,38 +28,66 @@ def unprotected_qty(order_store: OrderStore, symbol: str, position: Decimal) -> 
     return max(abs(position) - protected, Decimal(0))
 
 
+@dataclass(frozen=True, slots=True)
+class UnprotectedGap:
+    """A time without interruption in which shares of a symbol were unprotected; `ended` is the present while it lasts.
+
+    `order_id` is the order whose change began it. `shares` were unprotected at its last change.
+    """
+
+    symbol: str
+    order_id: str
+    began: datetime
+    ended: datetime
+    shares: Decimal
+    share_seconds: Decimal = Decimal(0)
+
+    def extended_to(self, at: datetime) -> "UnprotectedGap":
+        """Return the gap as it is at `at`, when it still lasts."""
+        lasted = Decimal(str((at - self.ended).total_seconds()))
+        return replace(self, ended=at, share_seconds=self.share_seconds + self.shares * lasted)
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended - self.began).total_seconds()
+
+
 @dataclass(slots=True)
-class UnprotectedShareSeconds:
-    """Unprotected share-seconds by symbol."""
+class UnprotectedTime:
+    """Every time in which shares were unprotected: those that ended, and by symbol those that last."""
 
-    share_seconds: dict[str, Decimal] = field(default_factory=dict)
-    longest_seconds: dict[str, float] = field(default_factory=dict)  # seconds without interruption
-    _unprotected: dict[str, tuple[Decimal, datetime, datetime]] = field(default_factory=dict)
+    ended: list[UnprotectedGap] = field(default_factory=list)
+    lasting: dict[str, UnprotectedGap] = field(default_factory=dict)
 
-    def record(self, symbol: str, unprotected_shares: Decimal, at: datetime) -> None:
-        """Record that this many shares of the symbol are unprotected from `at` on."""
-        before = self._unprotected.pop(symbol, None)
-        began = at
-        if before is not None:
-            shares, since, first = before
-            lasted = Decimal(str((at - since).total_seconds()))
-            self.share_seconds[symbol] = self.share_seconds.get(symbol, Decimal(0)) + shares * lasted
-            self.longest_seconds[symbol] = max(
-                self.longest_seconds.get(symbol, 0.0), (at - first).total_seconds()
-            )
-            began = first
+    def record(self, symbol: str, order_id: str, unprotected_shares: Decimal, at: datetime) -> None:
+        """Record that this many shares of the symbol are unprotected from `at` on, by the change of an order."""
+        gap = self.lasting.pop(symbol, None)
+        if gap is not None:
+            gap = gap.extended_to(at)
         if unprotected_shares:
-            self._unprotected[symbol] = (unprotected_shares, at, began)
+            gap = gap or UnprotectedGap(symbol, order_id, at, at, unprotected_shares)
+            self.lasting[symbol] = replace(gap, shares=unprotected_shares)
+        elif gap is not None:
+            self.ended.append(gap)
 
-    def totals(self, at: datetime) -> dict[str, dict[str, str]]:
-        """Return the totals up to `at`, by symbol."""
-        for symbol, (shares, _, _) in list(self._unprotected.items()):
-            self.record(symbol, shares, at)
+    def totals(self, at: datetime) -> dict[str, JsonObject]:
+        """Return the totals up to `at` and every gap, by symbol."""
+        gaps: dict[str, list[UnprotectedGap]] = {}
+        for gap in [*self.ended, *(lasting.extended_to(at) for lasting in self.lasting.values())]:
+            gaps.setdefault(gap.symbol, []).append(gap)
         return {
             symbol: {
-                "share_seconds": str(total),
-                "longest_seconds": str(self.longest_seconds.get(symbol, 0.0)),
-                "unprotected_now": str(self._unprotected[symbol][0]) if symbol in self._unprotected else "0",
+                "share_seconds": str(sum((gap.share_seconds for gap in own), Decimal(0))),
+                "longest_seconds": str(max(gap.seconds for gap in own)),
+                "unprotected_now": str(self.lasting[symbol].shares) if symbol in self.lasting else "0",
+                "gaps": [
+                    {
+                        "began": gap.began.isoformat(),
+                        "ended": gap.ended.isoformat(),
+                        "order_id": gap.order_id,
+                    }
+                    for gap in own
+                ],
             }
-            for symbol, total in self.share_seconds.items()
+            for symbol, own in gaps.items()
         }
