@@ -61,6 +61,7 @@ class MonitoringServer:
         self._open: deque[web.RequestHandler] = deque()
         self._taken: _Taken | None = None
         self._pending: asyncio.Future[_Taken] | None = None
+        self._rendered: dict[str, tuple[_Taken, int, bytes, str]] = {}  # by path
 
     async def __aenter__(self) -> Self:
         self._thread.start()
@@ -165,21 +166,27 @@ class MonitoringServer:
         return self._taken
 
     def _render(self, path: str, taken: _Taken) -> web.Response:
-        if path == "/metrics":
-            body = render_metrics(taken.reading, taken.loop_lag_s)
-            return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
-        document = health_document(taken.reading)
-        return web.Response(
-            status=200 if document["status"] == "healthy" else 503,
-            body=orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n",
-            content_type="application/json",
-        )
+        """Return the page; it is rendered once for each reading, which costs milliseconds of the interpreter's lock."""
+        rendered = self._rendered.get(path)
+        if rendered is None or rendered[0] is not taken:
+            rendered = self._rendered[path] = (taken, *_page(path, taken))
+        _, status, body, content_type = rendered
+        return web.Response(status=status, body=body, headers={"Content-Type": content_type})
 
     # -- in the daemon's event loop
 
     async def _take(self, asked_s: float) -> _Taken:
         now_s = real_seconds()
         return _Taken(self._read(), now_s - asked_s, now_s)
+
+
+def _page(path: str, taken: _Taken) -> tuple[int, bytes, str]:
+    """Return status, body and content type."""
+    if path == "/metrics":
+        return 200, render_metrics(taken.reading, taken.loop_lag_s), CONTENT_TYPE_PLAIN_0_0_4
+    document = health_document(taken.reading)
+    body = orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
+    return 200 if document["status"] == "healthy" else 503, body, "application/json"
 
 
 def _no_answer() -> web.Response:
