@@ -2,7 +2,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 # The tests start hundreds of processes; without this each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: setup foreign demo test wheel systemd-day lint bench crash-matrix random-faults fault-days fault-day mutants long lock docs clean
+.PHONY: setup foreign promtool demo test wheel systemd-day lint bench crash-matrix random-faults fault-days fault-day mutants long lock docs clean
 
 # The stamp skips set-up until the lock changes.
 .venv/.ready: requirements.lock
@@ -24,6 +24,15 @@ setup: .venv/.ready
 	@touch .venv-foreign/.ready
 
 foreign: .venv-foreign/.ready
+
+# Debian's promtool, unpacked and not installed: tests check the metrics, the alert rules and their tests with it.
+.promtool/.ready:
+	@rm -rf .promtool && mkdir .promtool
+	@cd .promtool && { apt-get download --quiet=2 prometheus || { apt-get update --quiet=2 && apt-get download --quiet=2 prometheus; }; }
+	@cd .promtool && dpkg-deb --fsys-tarfile prometheus_*.deb | tar --extract ./usr/bin/promtool && rm prometheus_*.deb
+	@touch .promtool/.ready
+
+promtool: .promtool/.ready
 
 demo: setup
 	@$(PY) -m catalyst demo
@@ -82,7 +91,7 @@ lock: setup
 	  --no-emit-find-links --no-header --extra dev --extra build pyproject.toml -o requirements.lock
 
 clean:
-	@rm -rf .venv .venv-foreign build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-foreign .promtool build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 docs: setup
 	@$(PY) -c "from pathlib import Path; from catalyst.domain.diagram import render_page; Path('docs/machines.md').write_text(render_page())"

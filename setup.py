@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED_FOLDERS = ("migrations", "systemd")  # read through catalyst.installation.shipped_folder
+SHIPPED_FOLDERS = ("migrations", "monitoring", "systemd")  # read through catalyst.installation.shipped_folder
 
 
 class BuildWithFolders(build_py):

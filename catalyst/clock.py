@@ -444,6 +444,11 @@ class StallTimer:
         return max(time.monotonic() - mono, abs(time.time() - wall))
 
 
+def real_seconds() -> float:
+    """Return the machine's monotonic time in seconds, to measure a real duration; no decision depends on it."""
+    return time.monotonic()
+
+
 async def wait_real(event: asyncio.Event, at_most: float) -> bool:
     """Wait for `event`, at most `at_most` real seconds; return true when it is set. For code on sockets only."""
     try:

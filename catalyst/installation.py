@@ -9,6 +9,7 @@ _PACKAGE: Final = Path(__file__).resolve().parent
 
 
 def shipped_folder(name: str) -> Path:
-    """Return the folder `migrations` or `systemd`: inside the package in a wheel, beside it in a checkout."""
+    """Return the folder `migrations`, `monitoring` or `systemd`: in a wheel inside the package, in a checkout beside
+    it."""
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name

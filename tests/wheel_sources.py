@@ -3,6 +3,7 @@
 SOURCES = (
     "catalyst",
     "migrations",
+    "monitoring",
     "systemd",
     "pyproject.toml",
     "setup.py",

@@ -26,6 +26,7 @@ from catalyst.broker.symbol_batches import batch_symbols
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRejected, OutcomeUnknown
 from catalyst.domain.fault_points import FaultPoint
+from catalyst.domain.latency import Latency
 from catalyst.domain.refusals import RejectionReason
 from catalyst.domain.report import (
     AccountReport,
@@ -98,6 +99,11 @@ class AlpacaBroker(Broker):
     def rate_limit_status(self) -> RateLimitStatus:
         """Return the state of the rate limit."""
         return self._rest_client.rate_limiter.status
+
+    @property
+    def latencies(self) -> Mapping[tuple[str, str], Latency]:
+        """Return the real seconds of the requests, by verb and resource."""
+        return self._rest_client.latencies
 
     def with_permit(self, permit: Permit) -> "AlpacaBroker":
         """Return a client with the same rate limit and threads under another permit."""

@@ -24,7 +24,7 @@ from catalyst.broker.columns import (
 )
 from catalyst.broker.outcome import is_object, require_object, success_body
 from catalyst.broker.parse import amount, instant
-from catalyst.broker.port import MarketData, Priority
+from catalyst.broker.port import MarketData, Priority, RateLimitStatus
 from catalyst.broker.rate_limit import RateLimiter
 from catalyst.broker.request import Endpoint, HttpResponse, OnMalformed, Timeouts
 from catalyst.broker.rest_client import RestClient
@@ -33,6 +33,7 @@ from catalyst.clock import Clock
 from catalyst.concurrency import gather_all
 from catalyst.domain.errors import BrokerUnavailable
 from catalyst.domain.fault_points import FaultPoint
+from catalyst.domain.latency import Latency
 from catalyst.domain.report import Quote, Trade
 
 T = TypeVar("T")
@@ -81,6 +82,16 @@ class AlpacaMarketData(MarketData):
         )
         self._bulk_slots = asyncio.Semaphore(max(threads - 1, 1))
         self._parse_lock = threading.Lock()  # two parsers at once would delay the event loop twice as long
+
+    @property
+    def rate_limit_status(self) -> RateLimitStatus:
+        """Return the state of the data plan's rate limit."""
+        return self._rest_client.rate_limiter.status
+
+    @property
+    def latencies(self) -> Mapping[tuple[str, str], Latency]:
+        """Return the real seconds of the requests, by verb and resource."""
+        return self._rest_client.latencies
 
     async def snapshots(self, symbols: Sequence[str]) -> pd.DataFrame:
         found = await gather_all(self._fetch_snapshots(batch) for batch in batch_symbols(symbols))

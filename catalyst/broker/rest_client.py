@@ -25,9 +25,10 @@ from catalyst.broker.request import (
     Timeouts,
     Verb,
 )
-from catalyst.clock import Clock
+from catalyst.clock import Clock, real_seconds
 from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
+from catalyst.domain.latency import Latency
 
 if TYPE_CHECKING:
     from catalyst.broker.alpaca_session import AlpacaSession
@@ -41,7 +42,8 @@ _CLIENT_CLOSED_TEXT: Final = "the broker's client is closed"
 class RestClient:
     """An endpoint, its rate limit, and its threads with one session each.
 
-    Changes and reads have separate threads, so that hanging reads cannot delay an exit.
+    Changes and reads have separate threads, so that hanging reads cannot delay an exit. `latencies` has the real
+    seconds of each request, by verb and first part of the path, those without a response included.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class RestClient:
         self._thread_local = threading.local()
         self._sessions: list[AlpacaSession] = []
         self._sessions_lock = threading.Lock()
+        self.latencies: dict[tuple[str, str], Latency] = {}
 
     async def read(
         self,
@@ -136,6 +139,7 @@ class RestClient:
     ) -> T:
         malformed: list[tuple[str, object]] = []
         step = f"{verb} {path}"
+        started = real_seconds()
 
         def perform() -> T:
             return self._send_and_parse(attempt, verb, version, path, data, parse_response, malformed)
@@ -155,6 +159,7 @@ class RestClient:
                 attempt.abandon()
                 self._hold_until_done(waiting)
                 raise
+        self._record_latency(verb, path, real_seconds() - started)
         reach(self._fault_point, step, Moment.AFTER)
         if not waiting.done():
             not_sent = attempt.abandon()
@@ -169,6 +174,14 @@ class RestClient:
         for reason, raw in malformed:
             self._on_malformed(reason, raw)
         return waiting.result()
+
+    def _record_latency(self, verb: Verb, path: str, seconds: float) -> None:
+        # "/orders/ID", "/orders:by_client_order_id" and "/orders" are one resource: few, whatever the day trades.
+        resource = path.lstrip("/").split("/", 1)[0].split(":", 1)[0]
+        latency = self.latencies.get((verb, resource))
+        if latency is None:
+            latency = self.latencies[verb, resource] = Latency()
+        latency.record(seconds)
 
     def _hold_until_done(self, waiting: "asyncio.Future[T]") -> None:
         """Keep the clock held for a request whose caller was cancelled: it is still in flight."""

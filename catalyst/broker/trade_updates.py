@@ -138,6 +138,11 @@ class AlpacaTradeUpdates(TradeUpdates):
         return self._state
 
     @property
+    def last_received_at(self) -> datetime | None:
+        """Return when the last frame arrived, an answer to a probe included; None before the first one."""
+        return self._last_received_at
+
+    @property
     def frames_processed(self) -> int:
         """Return the number of processed frames: the consumer requested the next message, or a gap replaced
         them.

@@ -17,6 +17,7 @@ from catalyst.cli import (
     masked_output,
     preflight,
     queries,
+    show_logs,
     simulator,
 )
 from catalyst.cli import demo as demo_command
@@ -49,6 +50,7 @@ COMMANDS: Final = {
         queries.orders,
         queries.positions,
         queries.cycles,
+        show_logs.logs,
     ),
     "Command the daemon": (
         commands.approve,

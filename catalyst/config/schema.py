@@ -284,6 +284,12 @@ class LogConfig(Section):
     format: Literal["auto", "json", "console"] = "auto"
 
 
+class MonitoringConfig(Section):
+    """The address of /health and /metrics, on this machine only."""
+
+    port: int | None = Field(None, ge=1024, le=65535)  # None: they are not served
+
+
 class Config(Section):
     """The whole configuration, with one field per section of config.yaml."""
 
@@ -313,6 +319,7 @@ class Config(Section):
     protection: ProtectionConfig = ProtectionConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
     log: LogConfig = LogConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
 
     @model_validator(mode="after")
     def check_limits(self) -> "Config":

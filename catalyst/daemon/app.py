@@ -17,6 +17,7 @@ import structlog
 from catalyst.clock import Clock, waiting
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components, describe_state
+from catalyst.daemon.monitoring.monitoring import Monitoring
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.config_reload import ConfigReload
 from catalyst.daemon.runtime.heartbeat import Heartbeat
@@ -107,6 +108,8 @@ async def _recover_and_run(
             "stream": lambda: consume_stream(components),
             "alert_delivery": components.alert_delivery.run,
         }
+        if (port := components.settings.config.monitoring.port) is not None:
+            loops["monitoring"] = Monitoring(components, watchdog, port).run
         async with components.supervisor.running(loops):
             if not await recover_or_stop(components, stop):
                 log.critical("stopped_before_recovery", reason=stop.reason)

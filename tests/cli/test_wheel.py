@@ -72,6 +72,7 @@ def test_wheel_runs_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     assert run(catalyst, "--version", cwd=tmp_path) == f"catalyst {VERSION}\n"
     code = "import catalyst.installation as i; print(i.shipped_folder('migrations'))"
     assert run(python, "-c", code, cwd=tmp_path).startswith(str(packages))
+    assert (packages / "catalyst" / "monitoring" / "alert-rules.yml").is_file()
     applied = json.loads(run(catalyst, "migrate", "--json", cwd=tmp_path))
     assert set(applied) == {"applied"}
     states = json.loads(run(catalyst, "migrate", "--status", "--json", cwd=tmp_path))
@@ -87,4 +88,4 @@ def test_wheel_runs_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
 def test_source_archive_holds_migrations_and_units() -> None:
     """MANIFEST.in names each folder that the wheel takes from beside the package."""
     manifest = (ROOT / "MANIFEST.in").read_text()
-    assert all(f"recursive-include {name} *" in manifest for name in ("migrations", "systemd"))
+    assert all(f"recursive-include {name} *" in manifest for name in ("migrations", "monitoring", "systemd"))

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import Broker, Priority
-from catalyst.clock import Clock
+from catalyst.clock import Clock, real_seconds
 from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
@@ -29,6 +29,7 @@ from catalyst.domain.errors import (
     OrderRejected,
     OutcomeUnknown,
 )
+from catalyst.domain.latency import Latency
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.report import OrderReport
 from catalyst.domain.rows import NewOrder, OrderRow
@@ -55,6 +56,7 @@ class OrderSubmission:
     installation: str  # part of the client order id of every order
     # Orders rejected because of other orders: order id to the broker ids named in the rejection.
     blocking_orders: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    latency: Latency = field(default_factory=Latency)  # of `place`: both commits and the broker's answer
     requests: OpenRequests = field(init=False)
     resolution: OutcomeResolution = field(init=False)
 
@@ -74,7 +76,7 @@ class OrderSubmission:
         When the response to the commit is lost, the row is looked up: a committed row is sent and never written a
         second time. Raises the database error when the row does not exist or cannot be looked up.
         """
-        at = self.clock.now()
+        at, started = self.clock.now(), real_seconds()
         try:
             async with self.store.order_statement("submit") as conn:
                 row = await orders.insert_returning(
@@ -85,7 +87,9 @@ class OrderSubmission:
             if committed is None:
                 raise
             row = committed
-        return await self._send_submitted(row, fresh_until=self._fresh_until(row, at))
+        sent = await self._send_submitted(row, fresh_until=self._fresh_until(row, at))
+        self.latency.record(real_seconds() - started)
+        return sent
 
     async def _find_committed(self, new: NewOrder, at: datetime) -> OrderRow | None:
         """Return the row when exactly this insert was committed and has not been sent; None otherwise."""

@@ -39,6 +39,8 @@ class UnprotectedTime:
     config: CurrentConfig
     unprotected: set[int] = field(default_factory=set)  # positions without a working stop; by position id
     resting: set[int] = field(default_factory=set)  # positions whose stop no venue has yet; by position id
+    # Unprotected seconds of the open positions at their last measurement; by position id.
+    measured_seconds: dict[int, Decimal] = field(default_factory=dict)
     # One more position is unprotected, or a database outage is suspected.
     unprotected_changed: ChangeSignal = field(default_factory=ChangeSignal)
     _alerted_gaps: set[tuple[str, datetime]] = field(
@@ -131,6 +133,9 @@ class UnprotectedTime:
         self._newest_position_id = max(newest, *ids, 0)
         self.unprotected &= ids
         self.resting &= ids
+        self.measured_seconds = {
+            key: self.measured_seconds[key] for key in ids & self.measured_seconds.keys()
+        }
         if not (is_first or gone):
             return
         async with self.store.read() as conn:
@@ -179,6 +184,8 @@ class UnprotectedTime:
     async def _check_budget(self, shares: PositionRow | Orphan, gaps: Sequence[Gap]) -> None:
         """Raise an alert when the unprotected seconds exceed the budget: once, then for each gap longer than it."""
         budget = Decimal(str(self.config.protection.unprotected_budget_seconds))
+        if isinstance(shares, PositionRow) and shares.exit_time is None:
+            self.measured_seconds[shares.position_id] = seconds_of(gaps)
         key = f"orphan {shares.orphan_id}" if isinstance(shares, Orphan) else str(shares.position_id)
         for since in _gaps_over_budget(gaps, budget):
             if (key, since) not in self._alerted_gaps:

@@ -69,6 +69,7 @@ class PassesDue:
     filled_gap_count: int = 0  # value of `gap_count` at the start of the last complete pass
     full_pass_due: bool = False  # a full pass was requested and none has been complete since
     handled_version: int = 0  # last version of `Reconciler.requested` that started a pass
+    complete_at: datetime | None = None  # start of the last complete pass
 
     def mark_gap(self, *, stream_ready: bool) -> None:
         """Count a gap of the stream."""
@@ -113,6 +114,11 @@ class Reconciler:
     def requested(self) -> ChangeSignal:
         """Return the signal that requests a pass at once: an inconsistent report, a gap, an external order."""
         return self.ledger.reconcile_requested
+
+    @property
+    def complete_at(self) -> datetime | None:
+        """Return when the last complete pass began; None before the first one."""
+        return self._passes.complete_at
 
     def mark_gap(self, *, stream_ready: bool) -> None:
         """Record that messages of the stream may be missing. Only a pass that begins later fills the gap."""
@@ -166,9 +172,10 @@ class Reconciler:
         full until one is complete.
         """
         async with self._pass_lock:
-            passes, gap_count = self._passes, self._passes.gap_count
+            passes, gap_count, began = self._passes, self._passes.gap_count, self.clock.now()
             passes.full_pass_due = full or passes.full_pass_due or gap_count != passes.filled_gap_count
             result = await self._run_pass(source, full=passes.full_pass_due)
+            passes.complete_at = began if result.complete else passes.complete_at
             if result.complete:
                 passes.full_pass_due, passes.filled_gap_count = False, gap_count
                 self.comparison.update_entry_gate()

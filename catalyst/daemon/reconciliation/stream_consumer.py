@@ -10,11 +10,12 @@ from typing import Final
 import structlog
 
 from catalyst.broker.port import MalformedMessage, StreamGap, StreamState, TradeUpdates
-from catalyst.clock import Clock
+from catalyst.clock import Clock, real_seconds
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.reconciliation.another_catalyst import AnotherCatalyst
 from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.domain.latency import Latency
 from catalyst.domain.report import TradeUpdate
 from catalyst.store import alerts, quarantine
 from catalyst.store.pool import Store
@@ -41,6 +42,7 @@ class StreamConsumer:
     clock: Clock
     applied: int = 0  # updates so far
     malformed: int = field(default=0)  # messages so far
+    latency: Latency = field(default_factory=Latency)  # of a batch, from its receipt to its last commit
     connected: asyncio.Event = field(
         default_factory=asyncio.Event
     )  # set once: no message is missed from then on
@@ -82,7 +84,7 @@ class StreamConsumer:
 
         A failed update is logged and does not stop the stream; a reconciliation is requested, which applies its effect.
         """
-        applied = 0
+        applied, started = 0, real_seconds()
         while applied < len(updates):
             first, is_handled, count = updates[applied], True, 0
             try:
@@ -96,6 +98,7 @@ class StreamConsumer:
             self.applied += count or 1
             if not is_handled:
                 self.reconciler.requested.notify()
+        self.latency.record(real_seconds() - started)
 
     async def _handle_gap(self, gap: StreamGap) -> None:
         """Close the entry gate until a full pass after the gap has read the broker; alert a lost stream."""

@@ -136,6 +136,11 @@ class PriceCache:
             if (price_range := last_price.price_range) is not None
         }
 
+    @property
+    def refreshed_at(self) -> datetime | None:
+        """Return when the prices were read last; None before the first read."""
+        return self._refreshed_at
+
     async def _read_market(self, symbols: Sequence[str]) -> tuple[Mapping[str, Trade], Mapping[str, Quote]]:
         """Return the last print and quote of each symbol; both empty when a read failed."""
         try:

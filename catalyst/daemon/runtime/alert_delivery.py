@@ -81,6 +81,11 @@ class AlertDelivery:
             for severity in channel.severities
         }
 
+    @property
+    def severities(self) -> list[str]:
+        """Return the severities that some channel sends."""
+        return sorted(self._channels_of)
+
     async def run(self) -> None:
         """Send what waits, every few seconds. Without a channel it logs that once, and waits until it is cancelled."""
         if not self._states:

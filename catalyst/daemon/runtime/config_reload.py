@@ -29,11 +29,12 @@ log = structlog.get_logger()
 CHECK_INTERVAL: Final = timedelta(seconds=60)
 CHANGED_EVENT: Final = "CONFIG_CHANGED"
 
-# Sections and keys that take effect only at a start: account, broker, database, log, pipeline, trading hours.
+# Sections and keys that take effect only at a start: account, broker, database, log, ports, pipeline, trading hours.
 START_ONLY_KEYS: Final = (
-    "trading", "broker", "database", "log", "pipeline", "session.mode", "session.timezone", "session.market_open",
-    "session.market_close", "session.flat_before_close_minutes", "session.no_entries_before_close_minutes",
-    "workflow.auto_execute", "features.autonomous_trading", "features.email_alerts", "shutdown.on_sigterm",
+    "trading", "broker", "database", "log", "monitoring", "pipeline", "session.mode", "session.timezone",
+    "session.market_open", "session.market_close", "session.flat_before_close_minutes",
+    "session.no_entries_before_close_minutes", "workflow.auto_execute", "features.autonomous_trading",
+    "features.email_alerts", "shutdown.on_sigterm",
 )  # fmt: skip
 # Stored at once, used from the next session on: today's schedule and universe were built from the old values.
 NEXT_SESSION_KEYS: Final = ("universe", "workflow.scan_frequency_minutes")

@@ -77,7 +77,7 @@ class Watchdog:
         assert self.timeout is not None  # watching() starts run() only with a timeout
         logged: tuple[list[str], list[str]] = ([], [])
         while True:
-            ended, late = sorted(self.supervisor.ended & ENDLESS_LOOPS), self._late_loops()
+            ended, late = sorted(self.supervisor.ended & ENDLESS_LOOPS), self.late_loops()
             if not ended and not late:
                 self.notify("WATCHDOG=1")
                 if STOPPING in self.supervisor.gate.reasons:
@@ -89,7 +89,7 @@ class Watchdog:
             self.send_status(self.status())
             await self.clock.sleep(self.timeout / FEEDS_PER_TIMEOUT)
 
-    def _late_loops(self) -> list[str]:
+    def late_loops(self) -> list[str]:
         """Return the watched loops that took no turn for MAX_TIME_WITHOUT_TURN and wait for nothing outside."""
         now, late = self.clock.now(), []
         for name in sorted(WATCHED_LOOPS & self.supervisor.turns.keys()):
