@@ -1,5 +1,6 @@
 """Build of the wheel: puts the folders that lie beside the package in a checkout inside the package."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import setup
@@ -12,7 +13,9 @@ class BuildWithFolders(build_py):
     """Copies the shipped folders into the built package; an editable install reads them where they lie."""
 
     def run(self) -> None:
-        """Build the package, then copy the folders."""
+        """Build the package, then copy the folders. An older build would add modules that are gone."""
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         if self.editable_mode:
             return

@@ -1,6 +1,9 @@
 """Generated and checked pages of docs/."""
 
+import re
 from pathlib import Path
+
+import pytest
 
 from catalyst.domain.diagram import render_page
 
@@ -14,7 +17,6 @@ def test_machines_page_is_printed_from_the_state_tables() -> None:
 
 def test_dependencies_page_names_every_dependency() -> None:
     """docs/dependencies.md names each direct dependency."""
-    import re
     import tomllib
 
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
@@ -23,13 +25,14 @@ def test_dependencies_page_names_every_dependency() -> None:
         *(d for extra in project["optional-dependencies"].values() for d in extra),
     ]
     page_text = (DOCS / "dependencies.md").read_text().lower()
-    names = {re.split(r"[<>=\[ ]", item)[0].lower() for item in requirements}
+    names = required_names(requirements)
     assert {name for name in names if f"`{name}`" not in page_text} == set()
 
 
-def test_requirements_lock_names_no_host_and_hashes_everything() -> None:
-    """requirements.lock pins every package by hash and names no package index."""
-    text = (DOCS.parent / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_each_lock_names_no_host_and_hashes_everything(name: str) -> None:
+    """Each lock pins every package by hash and names no package index."""
+    text = (DOCS.parent / name).read_text()
     assert "://" not in text
     assert "--index" not in text
     assert "--find-links" not in text
@@ -38,10 +41,32 @@ def test_requirements_lock_names_no_host_and_hashes_everything() -> None:
     assert text.count("--hash=sha256:") >= len(pinned)
 
 
+def test_lock_of_running_has_no_package_of_the_tests() -> None:
+    """requirements.lock has what the program imports and what builds it; the other lock has the rest, and no package
+    is in both."""
+    import tomllib
+
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    running = pinned_names("requirements.lock")
+    others = pinned_names("requirements-dev.lock")
+    assert running & others == set()
+    extras = project["optional-dependencies"]
+    assert required_names([*project["dependencies"], *extras["build"]]) <= running
+    assert required_names(extras["dev"]) <= others
+
+
+def pinned_names(lock: str) -> set[str]:
+    """Return the packages that a lock pins."""
+    return set(re.findall(r"^([\w.-]+)==", (DOCS.parent / lock).read_text(), re.MULTILINE))
+
+
+def required_names(requirements: list[str]) -> set[str]:
+    """Return the package names of requirements."""
+    return {re.split(r"[<>=\[ ]", item)[0].lower() for item in requirements}
+
+
 def test_pages_name_existing_tests() -> None:
     """Each test file or test that a page names exists."""
-    import re
-
     named = set()
     for path in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
         named |= set(re.findall(r"\b(tests/[\w/]+\.py)(?:::(\w+))?", path.read_text()))

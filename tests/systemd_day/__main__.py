@@ -4,7 +4,7 @@ It needs root on Linux, with systemd and a cgroup2 hierarchy; elsewhere it says 
 `isolate.sh` builds a root on which systemd can write nothing of this machine's; `story.py` runs inside.
 """
 
-import os
+import argparse
 import shutil
 import subprocess
 import sys
@@ -13,12 +13,14 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from tests.systemd_day.isolation import isolated, missing, own_group
 from tests.wheel_sources import SOURCES
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LIMIT_S = 1500
-CGROUP_ROOTS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
+WHOLE_DAY_LIMIT_S = 3600
+SHORT_SILENCE_S = 45  # longer than WatchdogSec
 UNIT_FOLDERS = (Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
 
 # Units of the machine's systemd that the story needs; no other one exists inside.
@@ -38,7 +40,7 @@ SuccessAction=exit-force
 FailureAction=exit-force
 [Service]
 Type=exec
-ExecStart=/opt/catalyst/bin/python -u /opt/day/story.py
+ExecStart=/opt/catalyst/bin/python -u /opt/day/story.py STORY_ARGUMENTS
 Environment=SYSTEMD_UNIT_PATH=/etc/systemd/system:/opt/day/units
 StandardOutput=append:/var/report/report
 StandardError=append:/var/report/report
@@ -50,36 +52,17 @@ WorkingDirectory=/var/lib/catalyst
 ExecStart=/opt/catalyst/bin/catalyst sim --generated 11 --start 13:59:20 --new-clock /var/lib/catalyst/clock \
   --write-listings /var/lib/catalyst/listings.csv
 """,
+    "catalyst-day-sim.service": """\
+[Service]
+User=catalyst
+WorkingDirectory=/var/lib/catalyst
+ExecStart=/opt/catalyst/bin/catalyst sim --generated 11 --start 07:59 --new-clock /var/lib/catalyst/day-clock \
+  --write-listings /var/lib/catalyst/listings.csv
+""",
 }
 
 
-def missing() -> str | None:
-    """Return why systemd cannot run here; None when it can."""
-    if not sys.platform.startswith("linux"):
-        return "this is not Linux"
-    if os.geteuid() != 0:
-        return "it needs root, to create namespaces and mounts"
-    for program in ("unshare", "setpriv", "systemctl", "mount", "pivot_root"):
-        if shutil.which(program) is None:
-            return f"there is no {program}"
-    if not Path("/lib/systemd/systemd").exists():
-        return "there is no /lib/systemd/systemd"
-    if cgroup_root() is None:
-        return "there is no writable cgroup2 hierarchy"
-    probe = ["unshare", "--mount", "--pid", "--fork", "--ipc", "--uts", "--net", "--cgroup", "true"]
-    done = subprocess.run(probe, capture_output=True, text=True, check=False)
-    return f"namespaces cannot be created: {done.stderr.strip()}" if done.returncode else None
-
-
-def cgroup_root() -> Path | None:
-    """Return the root of the cgroup2 hierarchy, when groups can be created in it."""
-    for root in CGROUP_ROOTS:
-        if (root / "cgroup.controllers").exists() and os.access(root / "cgroup.procs", os.W_OK):
-            return root
-    return None
-
-
-def build_files(files: Path) -> None:
+def build_files(files: Path, story_arguments: list[str]) -> None:
     """Write what is copied into the root: the program from its wheel, units, the story and a bare /etc."""
     with tempfile.TemporaryDirectory(prefix="catalyst-wheel-") as folder:
         source = Path(folder) / "source"
@@ -121,7 +104,7 @@ def build_files(files: Path) -> None:
         if (shipped / name).exists():
             shutil.copy(shipped / name, units / name)
     for name, text in OWN_UNITS.items():
-        (units / name).write_text(text)
+        (units / name).write_text(text.replace("STORY_ARGUMENTS", " ".join(story_arguments)))
     for folder in ("etc/systemd/system", "etc/ld.so.conf.d"):
         (files / folder).mkdir(parents=True)
     (files / "etc" / "ld.so.conf.d" / "python.conf").write_text("/opt/python/lib\n")
@@ -134,19 +117,15 @@ def build_files(files: Path) -> None:
     )
 
 
-def run_isolated(staging: Path, group: Path) -> int:
+def run_isolated(staging: Path, group: Path, limit_s: float) -> int:
     """Run systemd in new namespaces and in its own cgroup; return its exit code. Every process ends with it."""
-    shutil.copy(HERE / "isolate.sh", staging / "isolate.sh")
-    parent = Path("/proc/self/ns/mnt").readlink()
-    namespaces = "--mount --propagation private --pid --ipc --uts --net --cgroup"
-    unshare = f"setpriv --pdeathsig KILL unshare {namespaces} --fork --kill-child"
-    script = f'echo $$ > "$0/cgroup.procs"; exec {unshare} /bin/sh "$1/isolate.sh" "$1" "$2"'
-    command = ["/bin/sh", "-c", script, str(group), str(staging), str(parent)]
+    script = Path(shutil.copy(HERE / "isolate.sh", staging / "isolate.sh"))
+    command = isolated(group, script, str(staging))
     try:
         with (staging / "console").open("wb") as console:
             return subprocess.run(
                 command,
-                timeout=LIMIT_S,
+                timeout=limit_s,
                 check=False,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -156,30 +135,35 @@ def run_isolated(staging: Path, group: Path) -> int:
         return 124
 
 
-def remove_groups(group: Path) -> None:
-    """Remove the cgroup and those that systemd created in it."""
-    for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
-        folder.rmdir()
-    group.rmdir()
+def parse_options(arguments: list[str]) -> argparse.Namespace:
+    """Return how long broker and database are silent, and whether a whole day is played; the defaults are short."""
+    parser = argparse.ArgumentParser(prog="python -m tests.systemd_day")
+    parser.add_argument("--broker-silence", type=int, default=SHORT_SILENCE_S, metavar="SECONDS")
+    parser.add_argument("--database-silence", type=int, default=SHORT_SILENCE_S, metavar="SECONDS")
+    parser.add_argument(
+        "--whole-day", action="store_true", help="measure the memory of a whole day at the end"
+    )
+    return parser.parse_args(arguments)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Run the story; print its report and, after a failure, where its journal is."""
+    options = parse_options(arguments)
     reason = missing()
-    root = cgroup_root()
-    if reason is not None or root is None:
+    if reason is not None:
         print(f"systemd-day: skipped: {reason}")
         return 0
+    story_arguments = [str(options.broker_silence), str(options.database_silence)]
+    limit_s = LIMIT_S + options.broker_silence + options.database_silence
+    if options.whole_day:
+        story_arguments.append("whole-day")
+        limit_s += WHOLE_DAY_LIMIT_S
     staging = Path(tempfile.mkdtemp(prefix="catalyst-systemd-day-"))
     for name in ("root", "files", "report"):
         (staging / name).mkdir()
-    build_files(staging / "files")
-    group = root / staging.name
-    group.mkdir()
-    try:
-        code = run_isolated(staging, group)
-    finally:
-        remove_groups(group)
+    build_files(staging / "files", story_arguments)
+    with own_group(staging.name) as group:
+        code = run_isolated(staging, group, limit_s)
     report = staging / "report" / "report"
     print(report.read_text() if report.exists() else (staging / "console").read_text())
     passed = code == 0 and report.exists() and report.read_text().rstrip().endswith("PASSED")
@@ -194,4 +178,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

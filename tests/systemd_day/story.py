@@ -16,8 +16,12 @@ from typing import Any
 
 EXCHANGE = "http://127.0.0.1:8765"
 UNIT = "catalyst.service"
+DAY_EXCHANGE = "catalyst-day-sim.service"
 LIMIT_S = 400.0
-SILENCE_S = 45.0  # longer than WatchdogSec
+WHOLE_DAY_LIMIT_S = 3000.0
+WHOLE_DAY_SPEED = (
+    40  # market seconds per real second: more than thirteen minutes for the eight and a half hours
+)
 CONFIG = """\
 trading: {{mode: sim}}
 session: {{mode: autonomous}}
@@ -41,13 +45,13 @@ def shown(name: str, unit: str = UNIT) -> str:
     return run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
 
-def wait(what: str, condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+def wait(what: str, condition: Callable[[], object], limit_s: float = LIMIT_S, pause_s: float = 0.2) -> None:
     """Wait until the condition is true, or fail."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {limit_s:.0f} s; status: {shown('StatusText')}")
-        time.sleep(0.2)
+        time.sleep(pause_s)
 
 
 def exchange(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -139,20 +143,20 @@ def crash() -> None:
     passed(f"kill -9: restarted and recovered: {shown('StatusText')}")
 
 
-def stay_silent(what: str, pids: list[int]) -> None:
+def stay_silent(what: str, pids: list[int], silence_s: float) -> None:
     """Stop processes for longer than the watchdog's time; the daemon must not be restarted."""
     before, pid = restarts(), main_pid()
     for each in pids:
         os.kill(each, signal.SIGSTOP)
     try:
-        time.sleep(SILENCE_S)
+        time.sleep(silence_s)
         during = shown("StatusText")
     finally:
         for each in pids:
             os.kill(each, signal.SIGCONT)
     assert (restarts(), main_pid(), is_running()) == (before, pid, True), f"{what}: restarted"
     wait(f"{what} again", lambda: "entries possible" in shown("StatusText"))
-    passed(f"{what} gives no answer for {SILENCE_S:.0f} s: 0 restarts; meanwhile: {during}")
+    passed(f"{what} gives no answer for {silence_s:.0f} s: 0 restarts; meanwhile: {during}")
 
 
 def service_pids() -> list[int]:
@@ -173,6 +177,35 @@ def memory_mb() -> int:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total // 1024
+
+
+def measure_whole_day() -> None:
+    """Trade a whole day of 4,200 symbols on a new account and a new database; report the most memory it took."""
+    run("systemctl", "stop", UNIT, "catalyst-sim.service")
+    Path("/etc/catalyst/config.yaml").write_text(
+        CONFIG.format(5) + "database: {data_dir: /var/lib/catalyst/whole-day/pg}\n"
+    )
+    settings = SETTINGS.replace("/clock\n", "/day-clock\n").replace("SPEED=1\n", f"SPEED={WHOLE_DAY_SPEED}\n")
+    Path("/etc/catalyst/.env").write_text(settings)
+    run("systemctl", "start", DAY_EXCHANGE)
+    wait("the exchange of the day", lambda: "exchange  http" in journal(DAY_EXCHANGE))
+    began = time.monotonic()
+    run("systemctl", "start", UNIT)
+    invocation = f"_SYSTEMD_INVOCATION_ID={shown('InvocationID')}"
+    samples: list[int] = []
+
+    def is_over() -> bool:
+        samples.append(memory_mb())
+        return '"day_finished"' in run("journalctl", "--no-pager", "--output=cat", invocation)
+
+    wait("the end of the day", is_over, WHOLE_DAY_LIMIT_S, pause_s=2.0)
+    assert restarts() == 0
+    limit_mb = int(shown("MemoryMax")) >> 20
+    assert max(samples) < limit_mb
+    passed(
+        f"memory in a whole day of 4,200 symbols, in {(time.monotonic() - began) / 60:.0f} minutes: at most"
+        f" {max(samples)} MB of {limit_mb} MB, database included ({len(samples)} samples)"
+    )
 
 
 def hang() -> None:
@@ -230,7 +263,7 @@ def doctor() -> None:
     )
 
 
-def main() -> int:
+def main(broker_silence_s: float, database_silence_s: float, whole_day: bool) -> int:
     """Run every part in order; keep the journal in the report folder."""
     try:
         install()
@@ -238,13 +271,15 @@ def main() -> int:
         trade()
         reload()
         crash()
-        stay_silent("the broker", [int(shown("MainPID", "catalyst-sim.service"))])
-        stay_silent("the database", server_pids())
+        stay_silent("the broker", [int(shown("MainPID", "catalyst-sim.service"))], broker_silence_s)
+        stay_silent("the database", server_pids(), database_silence_s)
         hang()
         stop()
         refuse_wrong_configuration()
         refuse_second_daemon()
         doctor()
+        if whole_day:
+            measure_whole_day()
         run("systemctl", "stop", UNIT)
     except Exception as error:  # noqa: BLE001 -- the report says how the story ended
         print(f"FAILED {type(error).__name__}: {error}")
@@ -259,4 +294,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(float(sys.argv[1]), float(sys.argv[2]), "whole-day" in sys.argv))
