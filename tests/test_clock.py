@@ -126,6 +126,49 @@ async def test_manual_clock_waits_for_its_conditions_before_advancing(manual: Ma
     await sleeper
 
 
+async def test_manual_clock_stands_still_while_data_is_on_its_way(manual: ManualClock):
+    """A request that passes through sockets and tasks without a hold begins and ends at one instant, however often it
+    changes hands."""
+    instants: list[datetime] = []
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            writer.write(line)
+        writer.close()
+
+    async def talk(port: int) -> None:
+        await manual.sleep(SECOND)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(50):
+            writer.write(b"again\n")
+            await reader.readline()
+            await asyncio.create_task(asyncio.sleep(0))
+            instants.append(manual.now())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        talker = asyncio.ensure_future(talk(server.sockets[0].getsockname()[1]))
+        sleepers = [asyncio.ensure_future(manual.sleep((1 + n / 10) * SECOND)) for n in range(20)]
+        await manual.advance(10 * SECOND)
+        assert instants == [START + SECOND] * 50
+        await asyncio.gather(talker, *sleepers)
+
+
+async def test_manual_clock_advances_beside_a_task_that_never_waits(manual: ManualClock):
+    """A task that only yields does not stop the clock, and neither do two that advance it at once."""
+
+    async def yield_for_ever() -> None:
+        while True:  # noqa: ASYNC110 -- an event would let it wait
+            await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(yield_for_ever())
+    sleeper = asyncio.ensure_future(manual.sleep(SECOND))
+    await asyncio.gather(manual.advance(SECOND), manual.advance(SECOND))
+    assert sleeper.done()
+    task.cancel()
+
+
 async def test_manual_clock_raises_when_an_effect_never_ends():
     """The clock raises RuntimeError with the number of effects in flight instead of waiting for ever."""
 
