@@ -18,6 +18,7 @@ from catalyst.cli import (
     install_service,
     masked_output,
     preflight,
+    psql,
     queries,
     simulator,
 )
@@ -41,7 +42,7 @@ app = typer.Typer(
 
 COMMANDS: Final = {
     "Start here": (demo_command.demo, init.init, preflight.check),
-    "Run": (run_command.run, simulator.sim, run_command.migrate, install_service.install_service),
+    "Run": (run_command.run, simulator.sim, run_command.migrate, psql.psql, install_service.install_service),
     "Show": (
         queries.status,
         doctor_command.doctor,
