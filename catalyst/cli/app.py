@@ -20,6 +20,7 @@ from catalyst.cli import (
     preflight,
     psql,
     queries,
+    retention,
     simulator,
 )
 from catalyst.cli import demo as demo_command
@@ -42,7 +43,14 @@ app = typer.Typer(
 
 COMMANDS: Final = {
     "Start here": (demo_command.demo, init.init, preflight.check),
-    "Run": (run_command.run, simulator.sim, run_command.migrate, psql.psql, install_service.install_service),
+    "Run": (
+        run_command.run,
+        simulator.sim,
+        run_command.migrate,
+        psql.psql,
+        retention.retention,
+        install_service.install_service,
+    ),
     "Show": (
         queries.status,
         doctor_command.doctor,

@@ -1,7 +1,8 @@
 """`catalyst doctor --db`: prints sizes, dead rows, indexes, connections, long transactions, locks and slow queries."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+RETENTION_DELAY: Final = timedelta(days=7)  # the daemon deletes at the close of a trading day
+
+
 def examine_database(settings: Settings, *, pretty: bool) -> None:
     """Print the report on the database; exit 1 when it holds a warning, else 0."""
     from catalyst.store import database_report
@@ -29,6 +33,11 @@ def examine_database(settings: Settings, *, pretty: bool) -> None:
 
     with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
         report = run_async(lambda: read(dsn))
+    oldest, days = report["scan_frames"]["oldest"], settings.config.database.keep_scan_frames_days
+    if oldest is not None and oldest < open_clock(settings).now() - timedelta(days=days) - RETENTION_DELAY:
+        report["warnings"].append(
+            f"scan frames older than {days} days are kept: run `catalyst retention --apply` as the database's owner"
+        )
     print_result(report, not pretty, lambda: _parts_of(report))
     raise typer.Exit(1 if report["warnings"] else 0)
 

@@ -20,6 +20,10 @@ KEY_MEANINGS: Final = {
     ),
     "database.spool": "folder of the actions of a database outage, until imported; null: next to data_dir",
     "database.proofs": "folder of the flat proofs, one file each; null: next to data_dir",
+    "database.keep_scan_frames_days": (
+        "older frames of scans (every symbol with the stage that refused it) are deleted after the close; all results "
+        "stay"
+    ),
     "session.mode": (
         "supervised: each trade waits for `catalyst approve`; autonomous also needs workflow.auto_execute and "
         "ENABLE_AUTONOMOUS_TRADING=true, and a restart"

@@ -9,8 +9,10 @@ from cli.shell import Shell
 from typer.testing import CliRunner
 
 from catalyst.cli.app import app
+from catalyst.config.schema import Config
 from catalyst.domain.errors import UserError
 from catalyst.domain.secret_mask import MASK
+from catalyst.store.migrate import roles_sql
 from tests.conftest import PostgresServer
 
 PASSWORD = "hunter2-secret"
@@ -82,3 +84,38 @@ def test_doctor_reports_on_the_database(shell: Shell, database: str) -> None:
         "scan frames: 0",
     ):
         assert text in completed.stdout, text
+
+
+def test_retention_counts_and_deletes_old_frames(
+    postgres: PostgresServer, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command counts, deletes with --apply, and names whose address it needs for the daemon's role."""
+
+    async def write() -> None:
+        conn = await asyncpg.connect(database)
+        await conn.execute(
+            """
+            INSERT INTO trading_cycles (cycle_id, cycle_date, mode, max_positions, max_daily_loss, scan_frequency,
+                                        start_time, updated_at, config_hash)
+            VALUES ('20200102-093000', '2020-01-02', 'supervised', 5, 2000, 1800, '2020-01-02', '2020-01-02', 'hash');
+            INSERT INTO scans (cycle_id, started_at, finished_at, universe, counts, milliseconds)
+            SELECT cycle_id, start_time, start_time, 1, '{}', '{}' FROM trading_cycles;
+            INSERT INTO scan_frames SELECT scan_id, 'f', 1, 'x' FROM scans;
+            """
+        )
+        await conn.execute(roles_sql())
+        await conn.close()
+
+    postgres.run(write)
+    monkeypatch.chdir(tmp_path)
+
+    def run(dsn: str, *arguments: str) -> str:
+        monkeypatch.setenv("DATABASE_URL", dsn)
+        return CliRunner().invoke(app, ["retention", *arguments], catch_exceptions=False).stdout
+
+    kept = f"1 scan frames older than {Config().database.keep_scan_frames_days} days"
+    assert run(database) == f"{kept} would be deleted\n"
+    with pytest.raises(UserError, match="set DATABASE_URL to the address of the database's owner"):
+        run(f"{database}{'&' if '?' in database else '?'}role=catalyst_app", "--apply")
+    assert run(database, "--apply") == f"{kept} deleted\n"
+    assert run(database).startswith("0 scan frames")
