@@ -119,3 +119,5 @@ clean:
 
 docs: setup
 	@$(PY) -c "from pathlib import Path; from catalyst.domain.diagram import render_page; Path('docs/machines.md').write_text(render_page())"
+	@$(PY) -m catalyst config reference > docs/configuration.md
+	@$(PY) -m catalyst config reference --yaml > config.yaml

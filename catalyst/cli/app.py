@@ -13,10 +13,14 @@ import typer
 from catalyst.cli import (
     alerts,
     commands,
+    configuration,
+    init,
     install_service,
     masked_output,
     preflight,
+    psql,
     queries,
+    retention,
     show_logs,
     simulator,
 )
@@ -39,8 +43,15 @@ app = typer.Typer(
 )
 
 COMMANDS: Final = {
-    "Start here": (demo_command.demo, preflight.check),
-    "Run": (run_command.run, simulator.sim, run_command.migrate, install_service.install_service),
+    "Start here": (demo_command.demo, init.init, preflight.check),
+    "Run": (
+        run_command.run,
+        simulator.sim,
+        run_command.migrate,
+        psql.psql,
+        retention.retention,
+        install_service.install_service,
+    ),
     "Show": (
         queries.status,
         doctor_command.doctor,
@@ -68,6 +79,7 @@ for panel, verbs in COMMANDS.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
 app.command("test-alert", rich_help_panel="Start here")(alerts.send_test_alert)
+app.add_typer(configuration.app, name="config", rich_help_panel="Start here")
 app.add_typer(alerts.app, name="alerts", rich_help_panel="Show")
 
 

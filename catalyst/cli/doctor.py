@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from catalyst.cli.commands import send_command
+from catalyst.cli.doctor_database import examine_database
 from catalyst.cli.output import print_result
 from catalyst.cli.settings import (
     ConfigOption,
@@ -47,6 +48,10 @@ def doctor(
             "--resolve", metavar="NOTE", help="Mark all quarantined reports as checked, with a note."
         ),
     ] = None,
+    database: Annotated[
+        bool,
+        typer.Option("--db", help="Report on the database itself: sizes, dead rows, locks, slow queries."),
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Examine database, broker and journal; exit 0 without warnings, 1 warnings, 2 critical, 3 could not run."""
@@ -54,6 +59,8 @@ def doctor(
 
     try:
         settings = read_settings(config)
+        if database:
+            examine_database(settings, pretty=pretty)
         if resolve is not None:
             _resolve_quarantine(settings, resolve)
         examination = _examine(settings, whole_journal=journal)

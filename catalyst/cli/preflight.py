@@ -1,18 +1,17 @@
 """`catalyst check`: checks configuration, database, broker and disk before trading; one line each, with the fix."""
 
-import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
-from pathlib import Path
 from textwrap import shorten
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import typer
 
+from catalyst.cli.check_result import CheckResult, CheckVerdict
+from catalyst.cli.host_checks import check_disks, check_mail_servers
 from catalyst.cli.output import print_result
 from catalyst.cli.settings import (
     ConfigOption,
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 SLOW_ROUND_TRIP_MS: Final = 50.0
 MAX_CLOCK_SKEW: Final = timedelta(seconds=2)  # between our clock and the broker's
-LOW_DISK_BYTES: Final = 1 << 30
-MIN_DISK_BYTES: Final = 100 << 20
 GROUP_OR_OTHERS_MODE: Final = stat.S_IRWXG | stat.S_IRWXO
 
 # The privileges that the daemon's role needs, by table.
@@ -55,22 +52,6 @@ REQUIRED_PRIVILEGES: Final = {
 }
 
 
-class CheckVerdict(StrEnum):
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """One line of the check; `fix` says what to do and is empty when nothing is wrong."""
-
-    name: str
-    verdict: CheckVerdict
-    detail: str
-    fix: str = ""
-
-
 @dataclass(slots=True)
 class DatabaseOwner:
     """The account to which the database belongs; None before the first daemon, and when it cannot be read."""
@@ -80,14 +61,15 @@ class DatabaseOwner:
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check everything that trading needs; exit 1 if something would stop it. Changes nothing, sends no order."""
-    results = run_async(lambda: _run_checks(config))
+    results = run_async(lambda: run_checks(config))
     passed = all(result.verdict is not CheckVerdict.FAIL for result in results)
     print_result({"passed": passed, "checks": results}, as_json, lambda: _check_lines(results))
     if not passed:
         raise typer.Exit(1)
 
 
-async def _run_checks(config: ConfigOption) -> list[CheckResult]:
+async def run_checks(config: ConfigOption) -> list[CheckResult]:
+    """Return the result of every check, in the order in which they are printed."""
     try:
         settings = read_settings(config)
     except ConfigInvalid as error:
@@ -101,10 +83,11 @@ async def _run_checks(config: ConfigOption) -> list[CheckResult]:
         ]
     clock = open_clock(settings)
     results = [*_check_config(settings), *_check_secrets(), _check_alerts(settings, clock)]
+    results += await check_mail_servers(settings, clock)
     owner = DatabaseOwner()
     results += [result async for result in _check_database(settings, owner)]
     results += [result async for result in _check_broker(settings, clock, owner)]
-    return [*results, _check_disk(settings)]
+    return [*results, *check_disks(settings)]
 
 
 def _check_lines(results: list[CheckResult]) -> Iterator["Text"]:
@@ -331,6 +314,7 @@ async def _check_broker(settings: Settings, clock: Clock, owner: DatabaseOwner) 
         return
     finally:
         await broker.close()
+    yield await _check_feed(settings, clock)
     yield await _check_news(settings, clock)
 
 
@@ -403,6 +387,32 @@ async def _check_listing_names(settings: Settings, broker: "AlpacaBroker") -> As
         )
 
 
+async def _check_feed(settings: Settings, clock: Clock) -> CheckResult:
+    """Check that the account's data plan includes the feed, by the last trade of one stock."""
+    from catalyst.broker.market_data import AlpacaMarketData
+
+    key, secret = settings.keys
+    feed = settings.config.broker.feed
+    market_data = AlpacaMarketData(clock, base_url=settings.data_url, key=key, secret=secret, feed=feed)
+    try:
+        await market_data.trades(["SPY"])
+    except BrokerError as error:
+        excluded = "subscription" in str(error).lower()
+        return CheckResult(
+            "feed",
+            CheckVerdict.FAIL,
+            f"the account's data plan does not include {feed}"
+            if excluded
+            else f"{feed} does not answer: {_shorten_error(error)}",
+            "set broker.feed: iex, or subscribe to Alpaca's data plan"
+            if excluded
+            else "check the keys and the network; without prices nothing is entered and no stop is monitored",
+        )
+    finally:
+        await market_data.close()
+    return CheckResult("feed", CheckVerdict.OK, f"{feed}: included in the account's data plan")
+
+
 async def _check_news(settings: Settings, clock: Clock) -> CheckResult:
     from catalyst.broker.news import AlpacaNews
 
@@ -425,19 +435,3 @@ async def _check_news(settings: Settings, clock: Clock) -> CheckResult:
         )
     finally:
         await news.close()
-
-
-def _check_disk(settings: Settings) -> CheckResult:
-    folder = settings.data_dir if is_embedded(settings) else Path()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    verdict = (
-        CheckVerdict.FAIL
-        if free < MIN_DISK_BYTES
-        else CheckVerdict.WARN
-        if free < LOW_DISK_BYTES
-        else CheckVerdict.OK
-    )
-    fix = "" if verdict is CheckVerdict.OK else "free some space: the database stops when the disk is full"
-    return CheckResult("disk", verdict, f"{free / (1 << 30):.1f} GiB free at {folder.resolve()}", fix)

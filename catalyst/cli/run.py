@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from catalyst.cli.masked_output import print_masked
 from catalyst.cli.output import print_result
 from catalyst.cli.settings import (
     ConfigOption,
@@ -17,6 +18,8 @@ from catalyst.cli.settings import (
     translate_connection_errors,
 )
 from catalyst.clock import Clock
+from catalyst.config.settings import Settings
+from catalyst.domain.errors import UserError
 
 ExitWithParentOption = Annotated[
     bool,
@@ -71,6 +74,21 @@ def migrate(
     roles: Annotated[
         bool, typer.Option("--roles", help="Only print the SQL that creates and grants the three roles.")
     ] = False,
+    create: Annotated[
+        bool,
+        typer.Option(
+            "--create",
+            help="Create database and roles too; DATABASE_URL is the address of the server's administrator. Prints the "
+            "daemon's DATABASE_URL.",
+        ),
+    ] = False,
+    login: Annotated[
+        str,
+        typer.Option(help="With --create: the role of the daemon; over a socket, its user of the system."),
+    ] = "catalyst_app",
+    new_password: Annotated[
+        bool, typer.Option("--new-password", help="With --create: give an existing login another password.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring the database's schema up to date; a second run changes nothing."""
@@ -80,6 +98,9 @@ def migrate(
         print_result({"sql": schema.roles_sql()}, as_json, lambda: [schema.roles_sql()])
         return
     settings = read_settings(config)
+    if create:
+        _create_database(settings, login=login, new_password=new_password, as_json=as_json)
+        return
     with database_dsn(settings, create=not status) as dsn, translate_connection_errors(dsn):
         if status:
             states = run_async(lambda: schema.status(dsn))
@@ -94,3 +115,30 @@ def migrate(
         " (the embedded database migrates by itself)" if is_embedded(settings) else ""
     )
     print_result({"applied": applied}, as_json, lambda: [*(f"applied {name}" for name in applied), current])
+
+
+def _create_database(settings: Settings, *, login: str, new_password: bool, as_json: bool) -> None:
+    """Create database, roles and schema, and print the line of .env: alone on stdout, so that it can be appended."""
+    from catalyst.store.create_database import create_database
+
+    url = settings.env.database_url
+    if url is None:
+        raise UserError(
+            "--create is for a server of your own: set DATABASE_URL to its administrator's address"
+        )
+    dsn = url.get_secret_value()
+    with translate_connection_errors(dsn):
+        made = run_async(lambda: create_database(dsn, login=login, new_password=new_password))
+    if as_json:
+        print_result(made, True, list)
+        return
+    typer.echo(f"the database {'is created' if made.database_created else 'existed'}", err=True)
+    typer.echo(f"roles created: {', '.join(made.roles_created) or 'none'}", err=True)
+    typer.echo(f"migrations applied: {len(made.migrations_applied)}", err=True)
+    if made.database_created or made.login in made.roles_created or made.password_set:
+        typer.echo("the daemon's line of .env, shown once:", err=True)
+        print_masked(
+            f"DATABASE_URL={made.url}"
+        )  # unmasked: the password is made here and stored nowhere else
+    else:
+        typer.echo(f"{made.login} keeps its password; --new-password gives it another", err=True)

@@ -48,6 +48,7 @@ OVERRIDES: Final = {
 # Limits that give a warning when the environment overrides the file's value.
 WARNED_LIMITS: Final = frozenset({"max_daily_loss", "max_position_size", "max_positions"})
 
+_LOG_FORMATS: Final = ("auto", "json", "console")  # another program's LOG_FORMAT is not ours
 _MAX_FILE_BYTES: Final = 65_536  # bytes of a configuration file
 MAX_LIVE_RECONCILE_SECONDS: Final = 120  # seconds between two reconciliations in live mode
 _MAX_SHOWN_CHARACTERS: Final = 40  # characters; a longer wrong value is not quoted in the error
@@ -71,8 +72,8 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     other names, or file and environment that disagree on the trading mode. Its text shows no secret, and from now
     on `mask_text` masks all of them.
     """
-    variables = _read_variables(env_file)
-    tree = _read_yaml(path) if path is not None else {}
+    variables = read_variables(env_file)
+    tree = read_yaml(path) if path is not None else {}
     try:
         # systemd's LoadCredential: files named like the variables; the environment overrides them.
         env = Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"))
@@ -94,7 +95,7 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     return Settings(config, env, mode, session_mode, (*notices, *session_notices), path, env_file)
 
 
-def _read_variables(env_file: Path | None) -> list[Variable]:
+def read_variables(env_file: Path | None) -> list[Variable]:
     """Return the variables of the env file and of the process, the stronger last, and let every secret be masked."""
     add_secrets(_secrets_of(map(Variable, os.environ, os.environ.values())))
     file_variables = [] if env_file is None else read_env_file(env_file, Environment.model_fields)
@@ -187,7 +188,8 @@ for _tag, _pattern, _first_characters in (
     )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the sections of a configuration file as they are written. Raises ConfigInvalid."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)
@@ -220,9 +222,9 @@ def _apply_environment(tree: dict[str, Any], env: Environment) -> list[str]:
     """Apply the environment's overrides to the tree; return notices for the operator."""
     notices = []
     for variable, key in OVERRIDES.items():
-        value = getattr(env, variable)
-        if value is None or (variable == "log_format" and value not in {"auto", "json", "console"}):
+        if not is_overridden(env, variable):
             continue
+        value = getattr(env, variable)
         section, name = key.split(".")
         section_values = tree.setdefault(section, {}) if isinstance(tree.get(section, {}), dict) else {}
         if (
@@ -233,12 +235,23 @@ def _apply_environment(tree: dict[str, Any], env: Environment) -> list[str]:
             notices.append(
                 f"CONFIG_WARNING {variable.upper()}={value} in the environment overrides {key}={section_values[name]}"
             )
-        if variable == "trading_mode":
-            continue  # TRADING_MODE alone never selects live; see _decide_mode
         section_values[name] = value.upper() if variable == "log_level" else value
     if any(getattr(env, name) for name in Environment.model_fields if name.startswith("redis_")):
         notices.append("REDIS_* is ignored: the daemon is one process and needs no cache server")
+    if env.news_api_key is not None or env.benzinga_api_key is not None:
+        notices.append("NEWS_API_KEY and BENZINGA_API_KEY are ignored: headlines come from Alpaca")
     return notices
+
+
+def is_overridden(env: Environment, variable: str) -> bool:
+    """Return true when the variable's value replaces that of its key.
+
+    TRADING_MODE never does, because it alone must not select live; see _decide_mode.
+    """
+    value = getattr(env, variable)
+    if variable == "trading_mode" or (variable == "log_format" and value not in _LOG_FORMATS):
+        return False
+    return value is not None
 
 
 def _same_amount(file_value: object, value: object) -> bool:

@@ -75,6 +75,7 @@ class DatabaseConfig(Section):
     data_dir: Path | None = None  # data folder of the embedded server, used without DATABASE_URL
     spool: Path | None = None  # folder of the actions during a database outage
     proofs: Path | None = None  # folder of the flat proofs
+    keep_scan_frames_days: int = Field(180, ge=7, le=3650)
 
 
 class SessionConfig(Section):

@@ -4,9 +4,7 @@ Issues that a race can cause are checked three times within twelve seconds, long
 its fills; only an issue found every time is reported.
 """
 
-import shutil
 from datetime import timedelta
-from pathlib import Path
 from time import perf_counter
 from typing import Final
 
@@ -14,13 +12,13 @@ from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.config.settings import Settings
 from catalyst.doctor import broker_checks, database_checks
+from catalyst.doctor.disks import LOW_DISK_BYTES, used_disks
 from catalyst.doctor.issues import Examination, Issue, IssueKind, Severity, new_issue
 from catalyst.domain.errors import BrokerError
 from catalyst.store import daemon_epoch
 from catalyst.store.pool import Store
 
 RECHECK_DELAYS: Final = (timedelta(seconds=4), timedelta(seconds=8))  # before the second and the third check
-LOW_DISK_BYTES: Final = 1 << 30
 
 
 async def examine(
@@ -91,12 +89,15 @@ def _deduplicate(issues: list[Issue]) -> list[Issue]:
 
 
 def _host_issues(settings: Settings) -> list[Issue]:
-    """Return the warnings of the configuration, and an issue when the disk is nearly full."""
+    """Return the warnings of the configuration, and an issue for each disk that is nearly full."""
     issues = [new_issue(IssueKind.CONFIG_WARNING, notice, subject=notice) for notice in settings.notices]
-    folder = settings.proofs_dir
-    while not folder.exists():
-        folder = folder.parent if folder.parent != folder else Path()
-    free = shutil.disk_usage(folder).free
-    if free < LOW_DISK_BYTES:
-        issues.append(new_issue(IssueKind.DISK_LOW, f"{free / (1 << 30):.2f} GiB are free at {folder}"))
+    issues += [
+        new_issue(
+            IssueKind.DISK_LOW,
+            f"{disk.free / (1 << 30):.2f} GiB are free at {disk.folder} ({', '.join(disk.purposes)})",
+            subject=str(disk.folder),
+        )
+        for disk in used_disks(settings)
+        if disk.free < LOW_DISK_BYTES
+    ]
     return issues

@@ -20,6 +20,7 @@ from catalyst.notify.channel import DeliveryFailed, Recipients, name_of
 log = structlog.get_logger()
 
 SEND_TIMEOUT_S: Final = 15  # real seconds for one message, from the connection to the last answer
+PROBE_TIMEOUT_S: Final = 8.0  # real seconds for the connection, and for each answer
 IMPLICIT_TLS_PORT: Final = 465
 MAX_SUBJECT: Final = 160  # characters
 
@@ -89,6 +90,23 @@ class MailChannel:
         mail["Auto-Submitted"] = "auto-generated"
         mail.set_content(message.body)
         return mail
+
+
+async def probe_server(server: MailServer) -> None:
+    """Connect with TLS as a message would be sent, and send none. Raises DeliveryFailed, which names the reason."""
+    implicit_tls = server.port == IMPLICIT_TLS_PORT
+    client = aiosmtplib.SMTP(
+        hostname=server.host,
+        port=server.port,
+        use_tls=implicit_tls,
+        start_tls=server.starttls and not implicit_tls,
+        timeout=PROBE_TIMEOUT_S,
+    )
+    try:
+        async with client:
+            await client.noop()
+    except (aiosmtplib.SMTPException, ssl.SSLError, OSError, ValueError) as error:
+        raise DeliveryFailed(f"the mail server {server.host}:{server.port}: {_reason(error)}") from None
 
 
 def one_line(text: str) -> str:

@@ -329,6 +329,34 @@ async def frame_of(conn: Connection, scan_id: int) -> FrameBlob | None:
     return None if found is None else FrameBlob(*found.values())
 
 
+async def may_delete_frames(conn: Connection) -> bool:
+    """Return true for the owner of the frames; the daemon's role may delete nothing."""
+    return bool(await conn.fetchval("SELECT has_table_privilege('scan_frames', 'DELETE')"))
+
+
+async def count_frames(conn: Connection, *, before: datetime) -> int:
+    """Return the number of frames of scans that started before that time."""
+    count: int = await conn.fetchval(
+        "SELECT count(*) FROM scan_frames JOIN scans USING (scan_id) WHERE started_at < $1", before
+    )
+    return count
+
+
+async def delete_frames(conn: Connection, *, before: datetime, limit: int) -> int:
+    """Delete the oldest frames of scans that started before that time, at most `limit`; return their number."""
+    rows = await conn.fetch(
+        """
+        DELETE FROM scan_frames WHERE scan_id IN
+               (SELECT f.scan_id FROM scan_frames f JOIN scans s USING (scan_id)
+                 WHERE s.started_at < $1 ORDER BY f.scan_id LIMIT $2)
+        RETURNING scan_id
+        """,
+        before,
+        limit,
+    )
+    return len(rows)
+
+
 async def headlines_of(conn: Connection, scan_id: int, symbol: str) -> list[HeadlineRecord]:
     """Return the headlines used for a candidate, newest first."""
     found = await conn.fetch(

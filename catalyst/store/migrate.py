@@ -68,10 +68,14 @@ async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     """Apply every missing migration; return the names of those applied now.
 
     Each is one transaction, so an interrupted run continues. Several processes may call this at once. Raises
-    SchemaNotCurrent for a changed or unknown migration, before anything is touched.
+    SchemaNotCurrent for a changed or unknown migration, before anything is touched, and when our role may not migrate.
     """
     files = migrations(folder)
     async with connected(dsn, "catalyst migrate", statement_timeout=0, lock_timeout=60_000) as conn:
+        await _act_as_owner(conn)
+        if not await conn.fetchval("SELECT has_schema_privilege('public', 'CREATE')"):
+            await _require_nothing_pending(conn, files)
+            return []
         await conn.execute("SELECT pg_advisory_lock($1)", _LOCK_KEY)
         await conn.execute(
             """
@@ -90,6 +94,33 @@ async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
                 await _apply(conn, migration)
         await _grant_missing_rights(conn)  # on tables of a release that did not grant them itself
     return sorted(pending)
+
+
+async def _act_as_owner(conn: Connection) -> None:
+    """Act as catalyst_owner where it owns the schema, so that it owns what this migration creates too."""
+    owned = await conn.fetchval(
+        """
+        SELECT pg_has_role(r.oid, 'MEMBER') AND r.rolname <> current_user
+          FROM pg_roles r
+         WHERE r.rolname = 'catalyst_owner'
+           AND r.oid = coalesce((SELECT relowner FROM pg_class WHERE oid = to_regclass('public.schema_migrations')),
+                                (SELECT datdba FROM pg_database WHERE datname = current_database()))
+        """
+    )
+    if owned:
+        await conn.execute("SET ROLE catalyst_owner")
+
+
+async def _require_nothing_pending(conn: Connection, files: Sequence[Migration]) -> None:
+    """Check, as a role that may not migrate, that nothing is to be migrated."""
+    states = _compare(files, await _applied(conn))
+    _require_states(states, allowed=MigrationState.PENDING)
+    if any(status.state is MigrationState.PENDING for status in states):
+        role = await conn.fetchval("SELECT current_user")
+        raise SchemaNotCurrent(
+            f"the role {role} may not change the schema: run catalyst migrate with DATABASE_URL set to the address of "
+            "the database's owner or of the server's administrator"
+        )
 
 
 async def status(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[MigrationStatus]:

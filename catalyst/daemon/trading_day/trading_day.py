@@ -19,6 +19,7 @@ from catalyst.daemon.risk.emergency_stop import LATCH, EmergencyStop
 from catalyst.daemon.trading_day.end_of_day import EndOfDay
 from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.portfolio import read_portfolio
+from catalyst.daemon.trading_day.retention import delete_old_frames
 from catalyst.daemon.trading_day.scan_records import records_of
 from catalyst.daemon.trading_day.scanner import Scanner, ScanResult
 from catalyst.daemon.trading_day.schedule import Job, ScheduledJob, missed_scans
@@ -412,8 +413,13 @@ class TradingDay:
         await self.go_flat()
 
     async def close(self) -> None:
-        """Apply the broker's last reports, prove the account flat, store the day's result, complete the cycle."""
+        """Apply the broker's last reports, prove the account flat, store the day's result, complete the cycle.
+
+        Then delete what is older than its retention.
+        """
         await self.end_of_day.run(self.cycle_id, self.session)
+        keep_days = self.config.in_force.database.keep_scan_frames_days
+        await delete_old_frames(self.store, self.clock, keep_days=keep_days)
 
     async def _store_scan(self, scan_result: ScanResult) -> int:
         """Store the rows of a scan in one transaction; return the scan's id."""
