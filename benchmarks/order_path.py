@@ -199,7 +199,7 @@ async def measure_lifecycles(
                 stack.push_async_callback(broker.close)
             gate = EntryGate(reasons={})
             config = CurrentConfig(Config())
-            ledger = OrderLedger(store, broker, clock, 1, config)
+            ledger = OrderLedger(store, broker, clock, 1, config, EntryGate(clock))
             return OrderPath(
                 store,
                 ledger,
@@ -426,7 +426,7 @@ async def measure_wal_syncs(url: str, dsn: str) -> list[Row]:
         store = await open_store(dsn, clock)
         broker: Any = BareBroker(await BarePost.open(url))
         config = CurrentConfig(Config())
-        ledger = OrderLedger(store, broker, clock, 1, config)
+        ledger = OrderLedger(store, broker, clock, 1, config, EntryGate(clock))
         execution = OrderSubmission(store, broker, ledger, EntryGate(reasons={}), clock, config, 1)
         path = OrderPath(store, ledger, execution, SymbolSequence(SYMBOLS + 100))
         step = lifecycle_of(path, perf_counter_ns)

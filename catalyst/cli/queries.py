@@ -1,7 +1,7 @@
 """Commands that read the database: status, report, explain, candidates, orders, positions and cycles."""
 
 from dataclasses import asdict
-from datetime import date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +10,6 @@ from catalyst.cli.output import print_result
 from catalyst.cli.settings import ConfigOption, JsonOption, is_embedded, open_clock, parse_day, query_store
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import UserError
-from catalyst.domain.session import trading_date
 from catalyst.installation import VERSION
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from catalyst.store.candidates import CandidateRow
     from catalyst.store.cycles import CycleRow
     from catalyst.store.pool import Connection, Store
-    from catalyst.store.reporting_queries import SessionRow
 
 CycleOption = Annotated[
     str | None, typer.Option("--cycle", help="The id of a cycle (default: the latest day).")
@@ -30,47 +28,31 @@ SymbolOption = Annotated[str | None, typer.Option("--symbol", help="Only this sy
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show health, open positions, proposals and the state of the scans; exit 1 unless healthy."""
+    """Show health, entries, open positions and proposals; exit 0 when healthy or halted by a person, else 1."""
 
     async def read(store: "Store", settings: Settings) -> "tuple[SystemStatus, Settings]":
         from catalyst.report import status as status_report
-        from catalyst.store import reporting_queries
 
-        at = open_clock(settings).now()
         async with store.read() as conn:
-            session = await reporting_queries.session_of(conn, trading_date(at))
-            return await status_report.read_status(
-                conn, at, next_scan=_next_scan(session, settings, at)
-            ), settings
+            return await status_report.read_status(conn, open_clock(settings).now()), settings
 
     current, settings = query_store(config, read)
+    from catalyst.report.status import Verdict
     from catalyst.report.tables import render_status
 
     facts = {
         "healthy": current.healthy,
-        "version": VERSION,
-        "mode": settings.mode,
-        "session_mode": settings.session_mode,
-        "broker": settings.trading_url,
+        "version": current.daemon.version,
+        "program_version": VERSION,
+        "mode": current.daemon.mode,
+        "session_mode": current.daemon.session_mode,
+        "broker": current.daemon.broker_url,
         "database": "embedded" if is_embedded(settings) else "DATABASE_URL",
         **asdict(current),
     }
     print_result(facts, as_json, lambda: render_status(current))
-    if not current.healthy:
+    if current.verdict is Verdict.UNHEALTHY:
         raise typer.Exit(1)
-
-
-def _next_scan(session: "SessionRow | None", settings: Settings, at: datetime) -> datetime | None:
-    """Return the time of the next scan in today's schedule; None when there is none."""
-    if session is None:
-        return None
-    from catalyst.daemon.trading_day.schedule import Job, market_day
-    from catalyst.domain.session import Session
-
-    schedule = market_day(Session(session.day, session.open, session.close), settings.config)
-    return next(
-        (entry.at for entry in schedule if entry.at > at and entry.job in (Job.FIRST_SCAN, Job.SCAN)), None
-    )
 
 
 def explain(

@@ -48,17 +48,25 @@ async def examine(
         issues = [issue for issue in rechecked if not issue.transient or issue.key in keys]
     async with store.read() as conn:
         pipeline = await database_checks.pipeline_summary(conn, clock.now())
-        account = (await daemon_epoch.current(conn)).account_id
+        daemon = await daemon_epoch.current(conn)
+        account, running_mode = daemon.account_id, daemon.mode
         name = settings.account_name(account or "")
         journal_issues, _ = await database_checks.verify_journal(
             conn, settings.proofs_dir, name, whole=whole_journal
         )
     issues += [*journal_issues, *_host_issues(settings)]
+    if not await store.is_writable():
+        issues.append(
+            new_issue(
+                IssueKind.DATABASE_READ_ONLY,
+                "the database takes no writes: its disk is full, or it is locked",
+            )
+        )
     kinds, severities = list(IssueKind), list(Severity)
     ranked = sorted(
         _deduplicate(issues), key=lambda issue: (severities.index(issue.severity), kinds.index(issue.kind))
     )
-    mode = str(settings.mode) if connected else None
+    mode = (running_mode or str(settings.mode)) if connected else None
     return Examination(at, (perf_counter() - started) * 1000, mode, pipeline, tuple(ranked))
 
 
@@ -91,12 +99,26 @@ def _deduplicate(issues: list[Issue]) -> list[Issue]:
 
 
 def _host_issues(settings: Settings) -> list[Issue]:
-    """Return the warnings of the configuration, and an issue when the disk is nearly full."""
+    """Return the warnings of the configuration, and an issue for each nearly full disk.
+
+    Those of spool, proofs and the embedded database; the disk of another server shows only when it takes no writes.
+    """
     issues = [new_issue(IssueKind.CONFIG_WARNING, notice, subject=notice) for notice in settings.notices]
-    folder = settings.proofs_dir
+    folders = [settings.spool_dir, settings.proofs_dir]
+    if settings.env.database_url is None:
+        folders.append(settings.data_dir)
+    checked = set()
+    for folder in map(_existing_folder, folders):
+        device, free = folder.stat().st_dev, shutil.disk_usage(folder).free
+        if free < LOW_DISK_BYTES and device not in checked:
+            text = f"{free / (1 << 30):.2f} GiB are free at {folder}"
+            issues.append(new_issue(IssueKind.DISK_LOW, text, subject=str(folder)))
+        checked.add(device)
+    return issues
+
+
+def _existing_folder(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
     while not folder.exists():
         folder = folder.parent if folder.parent != folder else Path()
-    free = shutil.disk_usage(folder).free
-    if free < LOW_DISK_BYTES:
-        issues.append(new_issue(IssueKind.DISK_LOW, f"{free / (1 << 30):.2f} GiB are free at {folder}"))
-    return issues
+    return folder

@@ -1,20 +1,28 @@
 """Rendering of orders, positions, candidates, cycles, status and explanations as tables and lines for people."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from catalyst.domain.order import Status
+from catalyst.domain.position import ZERO
 from catalyst.domain.rows import OrderRow
 from catalyst.report.day import TradeSummary
 from catalyst.report.explain import Explanation, SymbolScan
 from catalyst.report.formatting import describe_proof, dollars, duration, new_york_time, price, quantity
-from catalyst.report.status import PositionLine, SystemStatus
+from catalyst.report.status import DaemonStatus, PositionLine, SystemStatus, Verdict, describe_reason
 from catalyst.report.terminal import gain_text, new_table, new_york_datetime, render_trades
 from catalyst.store.candidates import CandidateRow
 from catalyst.store.cycles import CycleRow
 from catalyst.store.proposals import ProposalRow
+
+VERDICTS: Final = {  # word and style
+    Verdict.HEALTHY: ("healthy", "bold green"),
+    Verdict.HALTED: ("halted", "bold yellow"),
+    Verdict.UNHEALTHY: ("NOT healthy", "bold red"),
+}
 
 
 def render_orders(rows: Sequence[OrderRow]) -> Iterator[RenderableType]:
@@ -135,20 +143,15 @@ def render_cycles(rows: Sequence[CycleRow]) -> Iterator[RenderableType]:
 
 def render_status(system_status: SystemStatus) -> Iterator[RenderableType]:
     """Render the current state, the most important facts first."""
-    verdict = "healthy" if system_status.healthy else "NOT healthy"
-    yield Text(
-        f"{verdict}, {new_york_datetime(system_status.at)} New York, market {system_status.phase}",
-        style="bold green" if system_status.healthy else "bold red",
-    )
+    verdict, style = VERDICTS[system_status.verdict]
+    market = "hours not known yet" if system_status.phase == "unknown" else system_status.phase
+    yield Text(f"{verdict}, {new_york_datetime(system_status.at)} New York, market {market}", style=style)
     for problem in system_status.problems:
         yield Text(f"problem   {problem}", style="red")
-    daemon = system_status.daemon
-    heartbeat = (
-        ""
-        if daemon.heartbeat_age_seconds is None
-        else f", last heartbeat {duration(daemon.heartbeat_age_seconds)} ago"
-    )
-    yield f"daemon    {'alive' if daemon.alive else 'not running'}, epoch {daemon.epoch}{heartbeat}"
+    for halt in system_status.halts:
+        yield Text(f"halted    {halt}", style="bold yellow")
+    yield _daemon_line(system_status.daemon)
+    yield _entries_line(system_status)
     if system_status.cycle is None:
         yield "cycle     none today"
     else:
@@ -156,11 +159,34 @@ def render_status(system_status: SystemStatus) -> Iterator[RenderableType]:
     yield f"scans     {system_status.scan_note}"
     yield _result_line(system_status)
     if system_status.proof is not None:
-        yield f"flat      {describe_proof(system_status.proof)}"
+        yield f"flat      {describe_proof(system_status.proof, holds=system_status.proof_holds)}"
     yield from _render_proposals(system_status.proposals)
     yield from render_positions(system_status.positions, ())
     if system_status.orders:
         yield from render_orders(system_status.orders)
+
+
+def _daemon_line(daemon: DaemonStatus) -> str:
+    """Describe the process as it described itself; without one, the last."""
+    if daemon.started_at is None:
+        return "daemon    none has run on this database"
+    state = "running" if daemon.alive else "not running; the last one:"
+    heartbeat = (
+        ""
+        if daemon.heartbeat_age_seconds is None
+        else f", wrote {duration(daemon.heartbeat_age_seconds)} ago"
+    )
+    settings = " ".join(filter(None, (daemon.mode, daemon.session_mode)))
+    return f"daemon    {state} {settings}, Catalyst {daemon.version}, epoch {daemon.epoch}{heartbeat}"
+
+
+def _entries_line(system_status: SystemStatus) -> str:
+    """Describe whether entries are open, and each reason with its time when they are not."""
+    entries = system_status.entries
+    if entries.open:
+        return "entries   open"
+    reasons = "; ".join(describe_reason(reason, system_status.at) for reason in entries.reasons)
+    return f"entries   closed: {reasons or 'no daemon is running'}"
 
 
 def _result_line(system_status: SystemStatus) -> Text:
@@ -171,7 +197,8 @@ def _result_line(system_status: SystemStatus) -> Text:
         f"{len(system_status.positions)} open {dollars(system_status.unrealized_pnl, signed=True)}"
     )
     if system_status.loss_limit_used_pct is not None:
-        line.append(f"; {system_status.loss_limit_used_pct:g} % of the daily loss limit used")
+        limit = dollars(system_status.loss_limit or ZERO)
+        line.append(f"; {system_status.loss_limit_used_pct:g} % of the daily loss limit {limit} used")
     return line
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import Final
 
 from rich import box
 from rich.console import RenderableType
@@ -10,8 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from catalyst.domain.session import NEW_YORK
-from catalyst.report.day import DayReport, TradeSummary
+from catalyst.report.day import DayReport, ProposalFigures, TradeSummary
 from catalyst.report.formatting import describe_proof, dollars, duration, new_york_time, price, quantity
+from catalyst.store.gate_reasons import GateReason
+
+MAX_CLOSED_SHOWN: Final = 10
 
 
 def new_table(*headings: str, right: Sequence[str] = (), title: str | None = None) -> Table:
@@ -34,6 +38,8 @@ def render_day(day: DayReport) -> Iterator[RenderableType]:
     ended = "still open" if cycle.end_time is None else f"completed {new_york_time(cycle.end_time)} New York"
     halted = f", halted: {cycle.halt_reason}" if cycle.halted else ""
     yield f"cycle {cycle.cycle_id}, {cycle.mode}, {cycle.status} ({ended}){halted}"
+    for change in day.mode_changes:
+        yield f"mode      {change.before} until {new_york_time(change.at)}, then {change.now}"
     if day.trades:
         yield render_trades(day.trades)
     yield from _render_summary(day)
@@ -100,11 +106,34 @@ def _render_summary(day: DayReport) -> Iterator[RenderableType]:
             f"median {duration(figures.median_unprotected_seconds)}, "
             f"longest {duration(figures.longest_unprotected_seconds)}{over}"
         )
+    refused = f", {day.refused} more refused by our own checks" if day.refused else ""
     yield (
-        f"orders    {day.orders} in all, {day.entries} entries of which {day.entries_filled} filled, {day.rejected} "
-        f"rejected, {day.fills} fills"
+        f"orders    {day.orders} sent: {day.entries} entries of which {day.entries_filled} filled; {day.rejected} "
+        f"rejected by the broker, {day.fills} fills{refused}"
     )
-    yield f"flat      {describe_proof(day.proof)}"
+    yield from _render_proposal_figures(day.proposals)
+    yield from _render_closed(day.closed)
+    yield f"flat      {describe_proof(day.proof, holds=day.proof_holds)}"
+
+
+def _render_proposal_figures(figures: ProposalFigures) -> Iterator[RenderableType]:
+    if not figures.proposed:
+        return
+    approvers = f" by {', '.join(figures.approved_by)}" if figures.approved_by else ""
+    waiting = f", {figures.waiting} waiting" if figures.waiting else ""
+    yield (
+        f"proposals {figures.proposed}: {figures.approved} approved{approvers}, {figures.rejected} rejected, "
+        f"{figures.expired} expired{waiting}"
+    )
+
+
+def _render_closed(reasons: Sequence[GateReason]) -> Iterator[RenderableType]:
+    """Render the times at which entries were closed during the session, the last ones of many."""
+    if len(reasons) > MAX_CLOSED_SHOWN:
+        yield f"closed    {len(reasons)} times for a reason that is no plan; the last {MAX_CLOSED_SHOWN}:"
+    for reason in reasons[-MAX_CLOSED_SHOWN:]:
+        until = "now" if reason.ended_at is None else new_york_time(reason.ended_at)
+        yield f"closed    {new_york_time(reason.since)} to {until}, {reason.name}: {reason.reason}"
 
 
 def render_scans(day: DayReport) -> Table:

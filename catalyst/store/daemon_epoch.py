@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 from catalyst.domain.errors import WrongAccount
 from catalyst.store.pool import Connection
@@ -19,8 +20,22 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsInForce:
+    """Settings of a running daemon as it uses them; a reload of the configuration changes them. Dollars."""
+
+    mode: str
+    session_mode: str
+    broker_url: str
+    config_hash: str
+    max_positions: int
+    max_daily_loss: Decimal
+    next_scan_at: datetime | None  # by the schedule of the day; None: no scan is due any more
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonRow:
-    """The current epoch and its run; everything but the epoch is None before the first start."""
+    """The current epoch and its run, as the daemon wrote them; everything but the epoch is None before the first
+    start."""
 
     epoch: int
     account_id: str | None
@@ -31,6 +46,12 @@ class DaemonRow:
     lockfile_hash: str | None
     pid: int | None
     heartbeat_at: datetime | None
+    mode: str | None = None
+    session_mode: str | None = None
+    broker_url: str | None = None
+    max_positions: int | None = None
+    max_daily_loss: Decimal | None = None
+    next_scan_at: datetime | None = None
 
 
 async def begin_epoch(
@@ -89,7 +110,8 @@ async def current(conn: Connection) -> DaemonRow:
     """Return the current epoch and its run."""
     record = await conn.fetchrow(
         """
-        SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid, heartbeat_at
+        SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid, heartbeat_at,
+               mode, session_mode, broker_url, max_positions, max_daily_loss, next_scan_at
           FROM daemon
         """
     )
@@ -108,6 +130,25 @@ async def heartbeat(conn: Connection, epoch: int, *, at: datetime) -> bool:
     return (
         await conn.fetchval("UPDATE daemon SET heartbeat_at = $2 WHERE epoch = $1 RETURNING true", epoch, at)
         is not None
+    )
+
+
+async def put_settings(conn: Connection, epoch: int, in_force: SettingsInForce) -> None:
+    """Store the settings in force of `epoch`; nothing when another epoch is current."""
+    await conn.execute(
+        """
+        UPDATE daemon SET mode = $2, session_mode = $3, broker_url = $4, config_hash = $5, max_positions = $6,
+               max_daily_loss = $7, next_scan_at = $8
+         WHERE epoch = $1
+        """,
+        epoch,
+        in_force.mode,
+        in_force.session_mode,
+        in_force.broker_url,
+        in_force.config_hash,
+        in_force.max_positions,
+        in_force.max_daily_loss,
+        in_force.next_scan_at,
     )
 
 

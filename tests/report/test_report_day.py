@@ -56,7 +56,7 @@ async def test_report_figures_follow_from_the_fills(day: Store) -> None:
         ("STOP_LOSS_HIT", 1, Decimal("-235.00")),
         ("TAKE_PROFIT_HIT", 1, Decimal("250.00")),
     ]
-    assert (result.orders, result.entries, result.entries_filled, result.fills) == (6, 4, 3, 7)
+    assert (result.orders, result.entries, result.entries_filled, result.fills) == (5, 3, 3, 7)
 
 
 async def test_report_drawdown_is_the_deepest_fall_from_the_peak(day: Store) -> None:

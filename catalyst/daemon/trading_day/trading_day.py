@@ -39,11 +39,12 @@ from catalyst.store import (
     latches,
     orders,
     positions,
+    risk_events,
     securities,
     trading_days,
 )
 from catalyst.store.cycles import CycleRow
-from catalyst.store.pool import Store
+from catalyst.store.pool import Connection, Store
 
 log = structlog.get_logger()
 
@@ -63,6 +64,7 @@ JOB_TIMEOUTS_S: Final = {
     Job.PRICE_SAMPLE: 60.0,
     Job.CLOSE: None,
 }
+MODE_CHANGED_EVENT: Final = "SESSION_MODE_CHANGED"
 ENTRY_JOBS: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, Job.SCAN})
 
 
@@ -168,6 +170,8 @@ class TradingDay:
                 config_hash=config.fingerprint,
                 at=now,
             )
+            if not is_new:
+                row = await self._put_settings(conn, row)
             latched = await latches.active_latches(conn)
             began_at = start_of_day(self.session.day)
             carried = await positions.mark_carried(conn, day_began_at=began_at, is_new_day=is_new)
@@ -203,6 +207,30 @@ class TradingDay:
         await (
             self.daily_loss_limit.check()
         )  # recovery may have booked a loss; check it before the first entry
+
+    async def _put_settings(self, conn: Connection, row: CycleRow) -> CycleRow:
+        """Store this start's settings in the resumed cycle; another mode than before is an event of the day."""
+        now, config = self.clock.now(), self.config.in_force
+        if row.mode != self.mode:
+            log.warning("session_mode_changed", before=row.mode, now=self.mode)
+            await risk_events.put(
+                conn,
+                event_type=MODE_CHANGED_EVENT,
+                severity="WARNING",
+                message=f"the session mode is {self.mode}; before this start it was {row.mode}",
+                facts={"before": row.mode, "now": self.mode},
+                at=now,
+                cycle_id=row.cycle_id,
+            )
+        return await cycles.put_settings(
+            conn,
+            row.cycle_id,
+            mode=self.mode,
+            max_positions=config.risk.max_positions,
+            max_daily_loss=config.risk.max_daily_loss,
+            scan_frequency=config.workflow.scan_frequency_minutes * 60,
+            at=now,
+        )
 
     async def log_missed_scans(self, jobs: Sequence[ScheduledJob]) -> None:
         """Log in one line the scans of the session that no daemon ran, as the stored scans show."""
