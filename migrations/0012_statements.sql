@@ -14,11 +14,13 @@ CREATE TABLE gate_reasons (
 CREATE UNIQUE INDEX gate_reasons_in_force ON gate_reasons (name) WHERE ended_at IS NULL;
 CREATE INDEX gate_reasons_by_time ON gate_reasons (since);
 
--- Settings of the running daemon. A reload of the configuration changes them; null before the first start.
+-- What the running daemon says about itself: settings, which a reload of the configuration changes, and its scans. Null
+-- before the first start.
 ALTER TABLE daemon
     ADD COLUMN mode           text CHECK (mode IN ('sim', 'paper', 'live')),
     ADD COLUMN session_mode   text CHECK (session_mode IN ('supervised', 'autonomous')),
     ADD COLUMN broker_url     text,
     ADD COLUMN max_positions  integer,
     ADD COLUMN max_daily_loss numeric,
-    ADD COLUMN next_scan_at   timestamptz;
+    ADD COLUMN next_scan_at   timestamptz,
+    ADD COLUMN scan_failure   text;

@@ -331,6 +331,7 @@ async def _check_broker(settings: Settings, clock: Clock, owner: DatabaseOwner) 
         return
     finally:
         await broker.close()
+    yield await _check_market_data(settings, clock)
     yield await _check_news(settings, clock)
 
 
@@ -401,6 +402,29 @@ async def _check_listing_names(settings: Settings, broker: "AlpacaBroker") -> As
         yield CheckResult(
             "names", CheckVerdict.OK, "every symbol and sector of the configuration has a listing"
         )
+
+
+async def _check_market_data(settings: Settings, clock: Clock) -> CheckResult:
+    """Ask the data host for what a scan asks, with the configured feed."""
+    from catalyst.broker.market_data import AlpacaMarketData
+
+    key, secret = settings.keys
+    feed = settings.config.broker.feed
+    market = AlpacaMarketData(clock, base_url=settings.data_url, key=key, secret=secret, feed=feed)
+    try:
+        found = await market.snapshots(["AAPL", "SPY"])
+        return CheckResult(
+            "data", CheckVerdict.OK, f"feed {feed} answers; {len(found)} snapshots of AAPL and SPY"
+        )
+    except BrokerError as error:
+        return CheckResult(
+            "data",
+            CheckVerdict.FAIL,
+            f"feed {feed} at {settings.data_url}: {_shorten_error(error)}",
+            "set broker.feed to a feed of your data plan (iex is in every plan), or check the network",
+        )
+    finally:
+        await market.close()
 
 
 async def _check_news(settings: Settings, clock: Clock) -> CheckResult:

@@ -38,6 +38,7 @@ from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.trading_day.end_of_day import EndOfDay
 from catalyst.daemon.trading_day.entry import EntryPlacement
+from catalyst.daemon.trading_day.scan_failures import ScanFailures
 from catalyst.daemon.trading_day.scanner import Scanner
 from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
@@ -188,6 +189,7 @@ def build_components(
         daily_loss_limit=daily_loss_limit,
         emergency_stop=emergency_stop,
         scanner=scanner,
+        scan_failures=ScanFailures(store, gate, current_day, clock, config),
         entries=entries,
         end_of_day=end_of_day,
         current_day=current_day,

@@ -22,7 +22,7 @@ from catalyst.daemon.components import Components, build_components
 from catalyst.daemon.outage.spool import Spool
 from catalyst.daemon.runtime.alert_delivery import usable_channels
 from catalyst.daemon.runtime.broker_wait import BrokerWait
-from catalyst.daemon.runtime.heartbeat import settings_in_force
+from catalyst.daemon.runtime.heartbeat import daemon_statement
 from catalyst.daemon.shutdown import MIN_OUTAGE_FLATTEN_TIME, StopRequest
 from catalyst.daemon.trading_day.sessions import current_or_next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease, acquire_lease
@@ -259,7 +259,7 @@ async def _begin_epoch(
         )
         installation = await daemon_epoch.installation(conn)
         await gate_reasons.put_in_force(conn, epoch, gate.stated_reasons, at=clock.now())
-        await daemon_epoch.put_settings(conn, epoch, settings_in_force(settings, settings.config, None))
+        await daemon_epoch.put_statement(conn, epoch, daemon_statement(settings, settings.config))
     file.write(installation)
     log.info(
         "daemon_started",

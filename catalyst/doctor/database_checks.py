@@ -59,6 +59,8 @@ async def check_database(conn: Connection, at: datetime, *, flat_at_close: bool 
         issues.append(new_issue(IssueKind.DAEMON_DOWN, "the market is open and no daemon is running"))
     if alive and daemon.heartbeat_at is not None and at - daemon.heartbeat_at > SILENT_AFTER:
         issues.append(_silent_issue(daemon.heartbeat_at))
+    if alive and daemon.scan_failure is not None:
+        issues.append(new_issue(IssueKind.SCAN_FAILED, daemon.scan_failure))
     reasons = await gate_reasons.closed_reasons(
         conn, running_epoch=daemon.epoch if alive else None, market_open=open_now
     )

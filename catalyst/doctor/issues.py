@@ -37,6 +37,7 @@ class IssueKind(StrEnum):
     DAEMON_SILENT = "DAEMON_SILENT"  # it holds the lease and writes nothing
     DATABASE_READ_ONLY = "DATABASE_READ_ONLY"  # a full disk, or a server that takes no writes
     SCAN_DEGRADED = "SCAN_DEGRADED"  # the last scan lacked news or daily bars
+    SCAN_FAILED = "SCAN_FAILED"  # the last scan judged no symbol
     CYCLE_STALE = "CYCLE_STALE"
     STALE_POSITION_DATA = "STALE_POSITION_DATA"
     DAEMON_DOWN = "DAEMON_DOWN"
@@ -76,6 +77,7 @@ FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.DAEMON_SILENT: "catalyst check",
     IssueKind.DATABASE_READ_ONLY: "catalyst check",
     IssueKind.SCAN_DEGRADED: "catalyst check",
+    IssueKind.SCAN_FAILED: "catalyst check",
     IssueKind.CYCLE_STALE: "catalyst status",
     IssueKind.STALE_POSITION_DATA: "catalyst status",
     IssueKind.DAEMON_DOWN: "catalyst run",
@@ -98,6 +100,7 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
             IssueKind.ORDER_NOT_FOUND,
             IssueKind.ENTRIES_CLOSED,
             IssueKind.SCAN_DEGRADED,
+            IssueKind.SCAN_FAILED,
             IssueKind.CYCLE_STALE,
             IssueKind.ALPACA_ERROR,
             IssueKind.CLOCK_SKEW,

@@ -67,6 +67,7 @@ class DaemonStatus:
     max_positions: int | None
     max_daily_loss: Decimal | None
     next_scan_at: datetime | None
+    scan_failure: str | None  # of the last scan; None when it succeeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,7 @@ def _daemon_status(row: DaemonRow, alive: bool, at: datetime) -> DaemonStatus:
         row.max_positions,
         row.max_daily_loss,
         row.next_scan_at if alive else None,
+        row.scan_failure if alive else None,
     )
 
 
@@ -320,3 +322,5 @@ def _daemon_problems(daemon: DaemonStatus, phase: str, cycle: CycleRow | None, a
         )
     if phase == "open" and cycle is None:
         yield "the market is open and the daemon has not begun the day; the log says why"
+    if daemon.scan_failure is not None:
+        yield daemon.scan_failure

@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from catalyst.domain.errors import WrongAccount
-from catalyst.store.pool import Connection
+from catalyst.store.pool import Connection, storable_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class SettingsInForce:
-    """Settings of a running daemon as it uses them; a reload of the configuration changes them. Dollars."""
+class DaemonStatement:
+    """What a running daemon says about itself: its settings, which a reload changes, and its scans. Dollars."""
 
     mode: str
     session_mode: str
@@ -30,6 +30,7 @@ class SettingsInForce:
     max_positions: int
     max_daily_loss: Decimal
     next_scan_at: datetime | None  # by the schedule of the day; None: no scan is due any more
+    scan_failure: str | None  # of the last scan; None when it succeeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class DaemonRow:
     max_positions: int | None = None
     max_daily_loss: Decimal | None = None
     next_scan_at: datetime | None = None
+    scan_failure: str | None = None
 
 
 async def begin_epoch(
@@ -111,7 +113,7 @@ async def current(conn: Connection) -> DaemonRow:
     record = await conn.fetchrow(
         """
         SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid, heartbeat_at,
-               mode, session_mode, broker_url, max_positions, max_daily_loss, next_scan_at
+               mode, session_mode, broker_url, max_positions, max_daily_loss, next_scan_at, scan_failure
           FROM daemon
         """
     )
@@ -133,22 +135,23 @@ async def heartbeat(conn: Connection, epoch: int, *, at: datetime) -> bool:
     )
 
 
-async def put_settings(conn: Connection, epoch: int, in_force: SettingsInForce) -> None:
-    """Store the settings in force of `epoch`; nothing when another epoch is current."""
+async def put_statement(conn: Connection, epoch: int, statement: DaemonStatement) -> None:
+    """Store what the daemon of `epoch` says about itself; nothing when another epoch is current."""
     await conn.execute(
         """
         UPDATE daemon SET mode = $2, session_mode = $3, broker_url = $4, config_hash = $5, max_positions = $6,
-               max_daily_loss = $7, next_scan_at = $8
+               max_daily_loss = $7, next_scan_at = $8, scan_failure = $9
          WHERE epoch = $1
         """,
         epoch,
-        in_force.mode,
-        in_force.session_mode,
-        in_force.broker_url,
-        in_force.config_hash,
-        in_force.max_positions,
-        in_force.max_daily_loss,
-        in_force.next_scan_at,
+        statement.mode,
+        statement.session_mode,
+        statement.broker_url,
+        statement.config_hash,
+        statement.max_positions,
+        statement.max_daily_loss,
+        statement.next_scan_at,
+        None if statement.scan_failure is None else storable_text(statement.scan_failure, 1_000),
     )
 
 

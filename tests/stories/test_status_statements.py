@@ -6,6 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from catalyst.broker.port import StreamState
+from catalyst.cli.preflight import CheckVerdict, DatabaseOwner, _check_broker
 from catalyst.clock import ManualClock
 from catalyst.config.schema import Config, SessionMode
 from catalyst.doctor.issues import IssueKind
@@ -139,6 +140,28 @@ async def test_status_and_report_show_the_settings_of_the_running_daemon(databas
             ("supervised", "autonomous")
         ]
         assert (status.loss_limit, report.cycle.max_daily_loss) == (Decimal(40), Decimal(40))
+
+
+async def test_refused_feed_is_an_alert_and_the_reason_why_nobody_scans(database: str) -> None:
+    """A feed that the data plan lacks fails the check, raises one alert at the first scan, closes entries and is named
+    by status and doctor; a scan that succeeds ends it."""
+    async with open_scenario(database, now=at("09:14"), broker={"feed": "sip"}) as scenario:
+        await scenario.admin("data", {"recent_sip": False})
+        checks = [
+            result async for result in _check_broker(scenario.settings, scenario.clock, DatabaseOwner())
+        ]
+        (data,) = [result for result in checks if result.name == "data"]
+        assert (data.verdict, "feed sip" in data.detail) == (CheckVerdict.FAIL, True)
+        await scenario.clock.advance_to(at("09:36"))
+        assert await scenario.alert_events() == ["MARKET_DATA_REFUSED"]
+        status = await status_of(scenario)
+        assert [reason.name for reason in status.entries.reasons] == ["market_data"]
+        assert any("the broker refuses market data of the feed sip" in problem for problem in status.problems)
+        assert {"ENTRIES_CLOSED", "SCAN_FAILED"} <= issue_kinds(await run_doctor(scenario))
+        await scenario.admin("data", {"recent_sip": True})
+        await scenario.send_command("scan")
+        await scenario.advance(seconds=2)
+        assert (await status_of(scenario)).healthy
 
 
 async def test_status_is_unhealthy_when_the_database_takes_no_writes(database: str) -> None:

@@ -17,7 +17,7 @@ from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.store import alerts, daemon_epoch, gate_reasons
-from catalyst.store.daemon_epoch import SettingsInForce
+from catalyst.store.daemon_epoch import DaemonStatement
 from catalyst.store.pool import Store, connected
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ class Heartbeat:
     settings: Settings
     _outage_since: datetime | None = None
     _stored_reasons: dict[str, tuple[str, datetime]] | None = None  # None: nothing is stored yet
-    _stored_settings: SettingsInForce | None = None
+    _stored_statement: DaemonStatement | None = None
 
     async def run(self) -> None:
         """Write the heartbeat until it fails; raises the error, after which the supervisor restarts the loop."""
@@ -57,9 +57,9 @@ class Heartbeat:
 
     async def _write_heartbeat(self) -> None:
         self.gate.statement_changed.clear()
-        reasons, in_force = (
+        reasons, statement = (
             self.gate.stated_reasons,
-            settings_in_force(self.settings, self.config.in_force, self.current_day.next_scan_at),
+            daemon_statement(self.settings, self.config.in_force, self.current_day),
         )
         now = self.clock.now()
         async with self.store.tx("heartbeat") as conn:
@@ -67,8 +67,8 @@ class Heartbeat:
                 return  # another daemon writes its own statements
             if reasons != self._stored_reasons:
                 await gate_reasons.put_in_force(conn, self.epoch, reasons, at=now)
-            if in_force != self._stored_settings:
-                await daemon_epoch.put_settings(conn, self.epoch, in_force)
+            if statement != self._stored_statement:
+                await daemon_epoch.put_statement(conn, self.epoch, statement)
             if self._outage_since is not None:
                 await alerts.raise_alert(
                     conn,
@@ -78,7 +78,7 @@ class Heartbeat:
                     facts={"since": self._outage_since.isoformat()},
                     at=now,
                 )
-        self._stored_reasons, self._stored_settings = reasons, in_force
+        self._stored_reasons, self._stored_statement = reasons, statement
 
     async def _record_missed(self, error: DatabaseUnavailable) -> None:
         """Store the start of the outage; raise an alert at once when only the pool has no free connection (a leak)."""
@@ -102,14 +102,17 @@ class Heartbeat:
             log.warning("alert_not_written", error=str(alert_error))
 
 
-def settings_in_force(settings: Settings, config: Config, next_scan_at: datetime | None) -> SettingsInForce:
+def daemon_statement(
+    settings: Settings, config: Config, current_day: CurrentDay | None = None
+) -> DaemonStatement:
     """Return what a daemon with these settings and this configuration in force says about itself."""
-    return SettingsInForce(
+    return DaemonStatement(
         mode=settings.mode,
         session_mode=settings.session_mode,
         broker_url=settings.trading_url,
         config_hash=config.fingerprint,
         max_positions=config.risk.max_positions,
         max_daily_loss=config.risk.max_daily_loss,
-        next_scan_at=next_scan_at,
+        next_scan_at=None if current_day is None else current_day.next_scan_at,
+        scan_failure=None if current_day is None else current_day.scan_failure,
     )

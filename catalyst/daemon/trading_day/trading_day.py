@@ -19,6 +19,7 @@ from catalyst.daemon.risk.emergency_stop import LATCH, EmergencyStop
 from catalyst.daemon.trading_day.end_of_day import EndOfDay
 from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.portfolio import read_portfolio
+from catalyst.daemon.trading_day.scan_failures import ScanFailures
 from catalyst.daemon.trading_day.scan_records import records_of
 from catalyst.daemon.trading_day.scanner import Scanner, ScanResult
 from catalyst.daemon.trading_day.schedule import Job, ScheduledJob, missed_scans
@@ -27,7 +28,7 @@ from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain import cycle as machine
 from catalyst.domain.cycle import CycleStatus
-from catalyst.domain.errors import BrokerError
+from catalyst.domain.errors import AuthRefused, BrokerError
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, Session, start_of_day, trading_date
@@ -80,6 +81,7 @@ class TradingDay:
     daily_loss_limit: DailyLossLimit
     emergency_stop: EmergencyStop
     scanner: Scanner
+    scan_failures: ScanFailures
     entries: EntryPlacement
     end_of_day: EndOfDay
     current_day: CurrentDay
@@ -111,6 +113,8 @@ class TradingDay:
             async with asyncio.timeout(JOB_TIMEOUTS_S.get(job, DEFAULT_JOB_TIMEOUT_S)):  # noqa: TID251 - real time, because a job may hang
                 await self._run_job(job)
         except Exception as error:  # the next job must still run
+            if job in (Job.FIRST_SCAN, Job.SCAN):
+                await self.scan_failures.record(error)
             if isinstance(error, BrokerError):
                 log.warning("job_failed", job=job, error=str(error))
             else:
@@ -318,6 +322,9 @@ class TradingDay:
             try:
                 await self.scanner.prepare(self.session)
                 break
+            except AuthRefused as error:
+                await self.scan_failures.record(error)
+                raise
             except BrokerError as error:
                 if pause is None:
                     raise
@@ -389,8 +396,9 @@ class TradingDay:
         try:
             scan_result = await self.scanner.scan(self.session, portfolio, account, slots=slots)
         except BrokerError as error:
-            log.warning("scan_failed", error=str(error))
+            await self.scan_failures.record(error)
             return None
+        self.scan_failures.clear()
         scan_id = await self._store_scan(scan_result)
         await self.current_day.advance(CycleStatus.EVALUATING)
         if trade and scan_result.plans and await self.current_day.advance(CycleStatus.TRADING):

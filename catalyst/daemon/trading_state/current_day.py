@@ -33,6 +33,7 @@ class CurrentDay:
     clock: Clock
     session: Session | None = None  # None: the broker's calendar has not been read
     cycle_id: str | None = None  # None: this process run has begun no day yet
+    scan_failure: str | None = None  # of the last scan; None when it succeeded
     _scan_times: tuple[datetime, ...] = ()  # of the schedule that runs
     _running_session: Session | None = None
 
@@ -55,6 +56,11 @@ class CurrentDay:
     def set_scan_times(self, times: tuple[datetime, ...]) -> None:
         """Set the times of the day's scans, by the schedule that runs."""
         self._scan_times = times
+        self.gate.statement_changed.set()
+
+    def set_scan_failure(self, failure: str | None) -> None:
+        """Record why the last scan failed; None when it succeeded."""
+        self.scan_failure = failure
         self.gate.statement_changed.set()
 
     @property
