@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 CycleOption = Annotated[
     str | None, typer.Option("--cycle", help="The id of a cycle (default: the latest day).")
 ]
+TopOption = Annotated[
+    int, typer.Option("--top", min=1, help="The most rows on the screen, the best first; JSON has all.")
+]
 SymbolOption = Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")]
 
 
@@ -79,7 +82,7 @@ def explain(
             f"no data on {symbol.upper()}{f' on {day}' if day else ''}: the broker does not list it, or there was no "
             "trading day; `catalyst cycles` lists the days"
         )
-    from catalyst.report.tables import render_explanation
+    from catalyst.report.explain_screen import render_explanation
 
     print_result(result, as_json, lambda: render_explanation(result, every_scan=every))
 
@@ -90,6 +93,7 @@ def candidates(
         bool, typer.Option("--all", help="Show every scan of the day instead of the last one.")
     ] = False,
     symbol: SymbolOption = None,
+    top: TopOption = 20,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,13 +115,14 @@ def candidates(
     rows = query_store(config, read)
     from catalyst.report.tables import render_candidates
 
-    print_result(rows, as_json, lambda: render_candidates(rows))
+    print_result(rows, as_json, lambda: render_candidates(rows, top=top))
 
 
 def orders(
     cycle: CycleOption = None,
     symbol: SymbolOption = None,
     working: Annotated[bool, typer.Option("--working", help="Only orders that are not terminal.")] = False,
+    top: TopOption = 20,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -142,7 +147,7 @@ def orders(
     rows = query_store(config, read)
     from catalyst.report.tables import render_orders
 
-    print_result(rows, as_json, lambda: render_orders(rows))
+    print_result(rows, as_json, lambda: render_orders(rows, top=top))
 
 
 def positions(

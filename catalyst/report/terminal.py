@@ -5,25 +5,24 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from catalyst.domain.session import NEW_YORK
 from catalyst.report.day import DayReport, ProposalFigures, TradeSummary
-from catalyst.report.formatting import describe_proof, dollars, duration, new_york_time, price, quantity
+from catalyst.report.fitted_table import ALWAYS, Column, FittedTable
+from catalyst.report.formatting import (
+    describe_proof,
+    dollars,
+    duration,
+    in_stage_order,
+    new_york_time,
+    price,
+    quantity,
+)
 from catalyst.store.gate_reasons import GateReason
 
 MAX_CLOSED_SHOWN: Final = 10
-
-
-def new_table(*headings: str, right: Sequence[str] = (), title: str | None = None) -> Table:
-    """Return an empty table in the common style; the columns named in `right` are right-aligned."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
-    return table
 
 
 def gain_text(amount: Decimal) -> Text:
@@ -52,11 +51,25 @@ def render_day(day: DayReport) -> Iterator[RenderableType]:
         yield "no trade was closed; `catalyst candidates` shows the candidates and why each was refused"
 
 
-def render_trades(trades: Sequence[TradeSummary]) -> Table:
+def render_trades(trades: Sequence[TradeSummary]) -> FittedTable:
     """Render one row per trade."""
-    right = ("shares", "in at", "out at", "result", "%", "R", "held", "unprotected")
-    table = new_table("symbol", "side", "shares", "entry", "in at", "exit", "out at", "result", "%", "R", "held",
-                     "unprotected", "exit reason", right=right)  # fmt: skip
+    table = FittedTable(
+        [
+            Column("symbol"),
+            Column("side"),
+            Column("shares", right=True),
+            Column("entry", 3),
+            Column("in at", right=True),
+            Column("exit", 2),
+            Column("out at", right=True),
+            Column("result", right=True),
+            Column("%", 5, right=True),
+            Column("R", 4, right=True),
+            Column("held", 6, right=True),
+            Column("unprotected", 7, right=True),
+            Column("exit reason", 1),
+        ]
+    )
     for trade in trades:
         table.add_row(
             Text(trade.symbol, style="bold"),
@@ -136,10 +149,17 @@ def _render_closed(reasons: Sequence[GateReason]) -> Iterator[RenderableType]:
         yield f"closed    {new_york_time(reason.since)} to {until}, {reason.name}: {reason.reason}"
 
 
-def render_scans(day: DayReport) -> Table:
+def render_scans(day: DayReport) -> FittedTable:
     """Render one row per scan: rows left after each stage, and the total milliseconds."""
-    stages: list[str] = list(dict.fromkeys(stage for scan in day.scans for stage in scan.counts))
-    table = new_table("scan", *stages, "ms", "degraded", right=(*stages, "ms"))
+    stages = list(in_stage_order(dict.fromkeys((stage for scan in day.scans for stage in scan.counts), 0)))
+    table = FittedTable(
+        [
+            Column("scan"),
+            *(Column(stage, _stage_rank(stage), right=True) for stage in stages),
+            Column("ms", 3, right=True),
+            Column("degraded", 1, prose=True),
+        ]
+    )
     for scan in day.scans:
         table.add_row(
             new_york_time(scan.at),
@@ -148,6 +168,12 @@ def render_scans(day: DayReport) -> Table:
             scan.degraded or "",
         )
     return table
+
+
+def _stage_rank(stage: str) -> int:
+    """Return the rank of a stage's column: the ends of the funnel matter most."""
+    ends = {"plan": ALWAYS, "listed": 2, "universe": 2, "scan": 2}
+    return ends.get(stage, 4)
 
 
 def new_york_datetime(at: datetime | None) -> str:

@@ -17,9 +17,10 @@ from catalyst.report.day import ProposalFigures, max_drawdown, read_day_report
 from catalyst.report.events import DayEventFeed, DayEventKind
 from catalyst.report.exchange_audit import compare_with_exchange
 from catalyst.report.explain import explain
+from catalyst.report.explain_screen import render_explanation
 from catalyst.report.formatting import dollars, duration, price
 from catalyst.report.live_screen import render_screen
-from catalyst.report.tables import render_explanation, render_status
+from catalyst.report.tables import render_status
 from catalyst.report.terminal import render_day
 from catalyst.store import flat_proofs, orphans, positions, proposals, reporting_queries, trading_days
 from catalyst.store.account_lock import acquire_account_lock
