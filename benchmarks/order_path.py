@@ -197,9 +197,9 @@ async def measure_lifecycles(
             else:
                 broker = AlpacaBroker(clock, base_url=url, key="k", secret="s", rate_limit=1_000_000)
                 stack.push_async_callback(broker.close)
-            gate = EntryGate(reasons={})
+            gate = EntryGate(clock, reasons={})
             config = CurrentConfig(Config())
-            ledger = OrderLedger(store, broker, clock, 1, config)
+            ledger = OrderLedger(store, broker, clock, 1, config, gate)
             return OrderPath(
                 store,
                 ledger,
@@ -426,8 +426,9 @@ async def measure_wal_syncs(url: str, dsn: str) -> list[Row]:
         store = await open_store(dsn, clock)
         broker: Any = BareBroker(await BarePost.open(url))
         config = CurrentConfig(Config())
-        ledger = OrderLedger(store, broker, clock, 1, config)
-        execution = OrderSubmission(store, broker, ledger, EntryGate(reasons={}), clock, config, 1, "0a1b2c")
+        gate = EntryGate(clock, reasons={})
+        ledger = OrderLedger(store, broker, clock, 1, config, gate)
+        execution = OrderSubmission(store, broker, ledger, gate, clock, config, 1, "0a1b2c")
         path = OrderPath(store, ledger, execution, SymbolSequence(SYMBOLS + 100))
         step = lifecycle_of(path, perf_counter_ns)
         for number in range(lifecycles):

@@ -172,10 +172,10 @@ def _user_name() -> str:
 
 
 def _scan_line(answer: Mapping[str, object]) -> str:
+    from catalyst.report.formatting import describe_funnel
+
     counts, plans = answer.get("counts"), answer.get("plans")
-    steps = (
-        " → ".join(f"{name} {count}" for name, count in counts.items()) if isinstance(counts, dict) else ""
-    )
+    steps = describe_funnel(counts) if isinstance(counts, dict) else ""
     chosen = ", ".join(map(str, plans)) if isinstance(plans, list) and plans else "nothing to trade"
     return f"{steps}: {chosen}"
 

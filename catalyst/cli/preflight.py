@@ -388,14 +388,14 @@ async def _check_listing_names(settings: Settings, broker: "AlpacaBroker") -> As
 
 
 async def _check_feed(settings: Settings, clock: Clock) -> CheckResult:
-    """Check that the account's data plan includes the feed, by the last trade of one stock."""
+    """Check that the account's data plan includes the feed, by what a scan asks."""
     from catalyst.broker.market_data import AlpacaMarketData
 
     key, secret = settings.keys
     feed = settings.config.broker.feed
     market_data = AlpacaMarketData(clock, base_url=settings.data_url, key=key, secret=secret, feed=feed)
     try:
-        await market_data.trades(["SPY"])
+        await market_data.snapshots(["SPY"])
     except BrokerError as error:
         excluded = "subscription" in str(error).lower()
         return CheckResult(

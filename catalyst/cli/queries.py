@@ -1,7 +1,7 @@
 """Commands that read the database: status, report, explain, candidates, orders, positions and cycles."""
 
 from dataclasses import asdict
-from datetime import date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +10,6 @@ from catalyst.cli.output import print_result
 from catalyst.cli.settings import ConfigOption, JsonOption, is_embedded, open_clock, parse_day, query_store
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import UserError
-from catalyst.domain.session import trading_date
 from catalyst.installation import VERSION
 
 if TYPE_CHECKING:
@@ -21,56 +20,42 @@ if TYPE_CHECKING:
     from catalyst.store.candidates import CandidateRow
     from catalyst.store.cycles import CycleRow
     from catalyst.store.pool import Connection, Store
-    from catalyst.store.reporting_queries import SessionRow
 
 CycleOption = Annotated[
     str | None, typer.Option("--cycle", help="The id of a cycle (default: the latest day).")
+]
+TopOption = Annotated[
+    int, typer.Option("--top", min=1, help="The most rows on the screen, the best first; JSON has all.")
 ]
 SymbolOption = Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")]
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show health, open positions, proposals and the state of the scans; exit 1 unless healthy."""
+    """Show health, entries, open positions and proposals; exit 0 when healthy or halted by a person, else 1."""
 
     async def read(store: "Store", settings: Settings) -> "tuple[SystemStatus, Settings]":
         from catalyst.report import status as status_report
-        from catalyst.store import reporting_queries
 
-        at = open_clock(settings).now()
         async with store.read() as conn:
-            session = await reporting_queries.session_of(conn, trading_date(at))
-            return await status_report.read_status(
-                conn, at, next_scan=_next_scan(session, settings, at)
-            ), settings
+            return await status_report.read_status(conn, open_clock(settings).now()), settings
 
     current, settings = query_store(config, read)
+    from catalyst.report.status import Verdict
     from catalyst.report.tables import render_status
 
     facts = {
         "healthy": current.healthy,
-        "version": VERSION,
-        "mode": settings.mode,
-        "session_mode": settings.session_mode,
-        "broker": settings.trading_url,
+        "version": current.daemon.version,
+        "program_version": VERSION,
+        "mode": current.daemon.mode,
+        "session_mode": current.daemon.session_mode,
+        "broker": current.daemon.broker_url,
         "database": "embedded" if is_embedded(settings) else "DATABASE_URL",
         **asdict(current),
     }
     print_result(facts, as_json, lambda: render_status(current))
-    if not current.healthy:
+    if current.verdict is Verdict.UNHEALTHY:
         raise typer.Exit(1)
-
-
-def _next_scan(session: "SessionRow | None", settings: Settings, at: datetime) -> datetime | None:
-    """Return the time of the next scan in today's schedule; None when there is none."""
-    if session is None:
-        return None
-    from catalyst.daemon.trading_day.schedule import Job, market_day
-    from catalyst.domain.session import Session
-
-    schedule = market_day(Session(session.day, session.open, session.close), settings.config)
-    return next(
-        (entry.at for entry in schedule if entry.at > at and entry.job in (Job.FIRST_SCAN, Job.SCAN)), None
-    )
 
 
 def explain(
@@ -97,7 +82,7 @@ def explain(
             f"no data on {symbol.upper()}{f' on {day}' if day else ''}: the broker does not list it, or there was no "
             "trading day; `catalyst cycles` lists the days"
         )
-    from catalyst.report.tables import render_explanation
+    from catalyst.report.explain_screen import render_explanation
 
     print_result(result, as_json, lambda: render_explanation(result, every_scan=every))
 
@@ -108,6 +93,7 @@ def candidates(
         bool, typer.Option("--all", help="Show every scan of the day instead of the last one.")
     ] = False,
     symbol: SymbolOption = None,
+    top: TopOption = 20,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -129,13 +115,14 @@ def candidates(
     rows = query_store(config, read)
     from catalyst.report.tables import render_candidates
 
-    print_result(rows, as_json, lambda: render_candidates(rows))
+    print_result(rows, as_json, lambda: render_candidates(rows, top=top))
 
 
 def orders(
     cycle: CycleOption = None,
     symbol: SymbolOption = None,
     working: Annotated[bool, typer.Option("--working", help="Only orders that are not terminal.")] = False,
+    top: TopOption = 20,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -160,7 +147,7 @@ def orders(
     rows = query_store(config, read)
     from catalyst.report.tables import render_orders
 
-    print_result(rows, as_json, lambda: render_orders(rows))
+    print_result(rows, as_json, lambda: render_orders(rows, top=top))
 
 
 def positions(

@@ -179,6 +179,7 @@ SECTION_MEANINGS: Final = {
     "protection": "The stops at the broker.",
     "shutdown": "The end of the daemon.",
     "log": "The log.",
+    "monitoring": "/health and /metrics, for a machine that watches.",
 }
 
 VARIABLE_MEANINGS: Final = {

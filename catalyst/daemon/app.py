@@ -42,10 +42,11 @@ from catalyst.daemon.startup import (
     recover_or_stop,
 )
 from catalyst.daemon.trading_day.operator_commands import OperatorCommands
-from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule
+from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule, scan_times
 from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease
-from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
+from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.domain.closed_entries import STOPPING
 from catalyst.domain.session import NEW_YORK
 from catalyst.store.notifications import listen
 
@@ -74,7 +75,7 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
         except StoppedAtStart:
             log.critical("stopped_before_recovery", reason=stop.reason)
             return ExitCode.NOT_FLAT
-        gate = EntryGate()
+        gate = EntryGate(clock)
         store = await open_database(stack, dsn, clock, gate)
         components, holding = await acquire_account(stack, settings, store, clock, gate, account)
         return await recover_and_run(components, holding, stop, once=once)
@@ -107,6 +108,15 @@ async def _recover_and_run(
         loops: dict[str, Loop] = {
             "stream": lambda: consume_stream(components),
             "alert_delivery": components.alert_delivery.run,
+            "heartbeat": Heartbeat(
+                components.store,
+                components.clock,
+                components.epoch,
+                components.gate,
+                components.current_day,
+                components.config,
+                components.settings,
+            ).run,
         }
         if (port := components.settings.config.monitoring.port) is not None:
             loops["monitoring"] = Monitoring(components, watchdog, port).run
@@ -157,7 +167,6 @@ async def run_loops(
         "account_lease": lease.run,
         "startup_survey": components.startup_survey.clear_crash_loop,
         "shorting_lock": components.shorting_lock.run,
-        "heartbeat": Heartbeat(components.store, components.clock, components.epoch).run,
         "config_reload": ConfigReload(
             components.settings,
             components.config,
@@ -224,6 +233,7 @@ async def run_sessions(
             {"commands": commands.run, "enforce_flat": day.enforce_flat}
         ):
             jobs = market_day(session, components.config.in_force)
+            current_day.set_scan_times(scan_times(jobs))
             await day.log_missed_scans(jobs)
             await run_schedule(remaining(jobs, clock.now()), clock, day.run)
         current_day.mark_finished()

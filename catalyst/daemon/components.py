@@ -38,14 +38,16 @@ from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.trading_day.end_of_day import EndOfDay
 from catalyst.daemon.trading_day.entry import EntryPlacement
+from catalyst.daemon.trading_day.scan_failures import ScanFailures
 from catalyst.daemon.trading_day.scanner import Scanner
 from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
 from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.daemon.trading_state.current_day import CurrentDay
-from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.daemon.trading_state.shorting_lock import ShortingLock
+from catalyst.domain.closed_entries import STOPPING
 from catalyst.domain.session import NEW_YORK
 from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store.pool import Store
@@ -110,7 +112,7 @@ def build_components(
     config = CurrentConfig(settings.config)
     gate.close("stream", "trade updates are not connected yet")
     current_day = CurrentDay(store, gate, clock)
-    ledger = OrderLedger(store, broker, clock, epoch, config, gate=gate)
+    ledger = OrderLedger(store, broker, clock, epoch, config, gate)
     submission = OrderSubmission(store, broker, ledger, gate, clock, config, epoch, installation)
     outage_exit = OutageExit(
         broker.with_permit(OutagePermit(lease)),
@@ -187,6 +189,7 @@ def build_components(
         daily_loss_limit=daily_loss_limit,
         emergency_stop=emergency_stop,
         scanner=scanner,
+        scan_failures=ScanFailures(store, gate, current_day, clock, config),
         entries=entries,
         end_of_day=end_of_day,
         current_day=current_day,

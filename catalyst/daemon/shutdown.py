@@ -16,7 +16,7 @@ from catalyst.daemon.trading_day.sessions import session_of_today
 from catalyst.domain.errors import AnotherDaemonRunning, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
-from catalyst.store import daemon_epoch
+from catalyst.store import daemon_epoch, gate_reasons
 from catalyst.store.constraint_errors import StaleEpoch
 
 log = structlog.get_logger()
@@ -166,7 +166,9 @@ async def end_epoch(components: Components, stop: StopRequest) -> None:
         log.exception("safe_mode_latch_failed", broken=dict(components.gate.failed_invariants))
     try:
         async with components.store.tx("end_run") as conn:
-            await daemon_epoch.end_epoch(conn, components.epoch, end_reason=why, at=components.clock.now())
+            at = components.clock.now()
+            await daemon_epoch.end_epoch(conn, components.epoch, end_reason=why, at=at)
+            await gate_reasons.end_all(conn, components.epoch, at=at)
     except (DatabaseUnavailable, DatabaseContention) as error:
         log.warning("run_end_not_recorded", error=str(error))
     log.info("daemon_stopped", reason=why)

@@ -22,6 +22,7 @@ from catalyst.daemon.components import Components, build_components
 from catalyst.daemon.outage.spool import Spool
 from catalyst.daemon.runtime.alert_delivery import usable_channels
 from catalyst.daemon.runtime.broker_wait import BrokerWait
+from catalyst.daemon.runtime.heartbeat import daemon_statement
 from catalyst.daemon.shutdown import MIN_OUTAGE_FLATTEN_TIME, StopRequest
 from catalyst.daemon.trading_day.sessions import current_or_next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease, acquire_lease
@@ -41,7 +42,7 @@ from catalyst.domain.fault_points import FaultPoint
 from catalyst.domain.report import AccountReport
 from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.installation import VERSION
-from catalyst.store import daemon_epoch
+from catalyst.store import daemon_epoch, gate_reasons
 from catalyst.store.daemon_epoch import RunInfo
 from catalyst.store.migrate import require_current
 from catalyst.store.pool import Store, open_store
@@ -180,7 +181,7 @@ async def acquire_account(
     limits = settings.config.broker
     lock = await acquire_lease(store.dsn, account.account_id, clock, fault_point=fault_point)
     stack.push_async_callback(lock.release)
-    epoch, installation = await _begin_epoch(store, account, settings, clock)
+    epoch, installation = await _begin_epoch(store, account, settings, clock, gate)
     with clock.hold():
         await lock.ping()
     holding = AccountLease(store.dsn, gate, clock, account.account_id, epoch, lock)
@@ -239,9 +240,11 @@ async def acquire_account(
 
 
 async def _begin_epoch(
-    store: Store, account: AccountReport, settings: Settings, clock: Clock
+    store: Store, account: AccountReport, settings: Settings, clock: Clock, gate: EntryGate
 ) -> tuple[int, str]:
     """Raise the fencing epoch, so that earlier writers of orders are refused; return it with the installation id.
+
+    The reasons and settings of this run replace those of the run before in one transaction.
 
     The id is in its file before the first order has it.
     """
@@ -255,6 +258,8 @@ async def _begin_epoch(
             installation=await daemon_epoch.installation(conn) or file.read(),
         )
         installation = await daemon_epoch.installation(conn)
+        await gate_reasons.put_in_force(conn, epoch, gate.stated_reasons, at=clock.now())
+        await daemon_epoch.put_statement(conn, epoch, daemon_statement(settings, settings.config))
     file.write(installation)
     log.info(
         "daemon_started",

@@ -8,17 +8,19 @@ from typing import Final
 
 from catalyst import flat_proof_files
 from catalyst.doctor.issues import Issue, IssueKind, new_issue
+from catalyst.domain.closed_entries import SILENT_AFTER, Cause, ClosedReason
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.invariants import STATEMENTS, Invariant, Violation
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.protection import is_covered
 from catalyst.domain.rows import OrderRow
-from catalyst.domain.session import trading_date
+from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.domain.unprotected_time import Gap, orphan_gaps, position_gaps, seconds_of
 from catalyst.store import (
     candidates,
     cycles,
     daemon_epoch,
+    gate_reasons,
     invariant_checks,
     journal,
     latches,
@@ -45,13 +47,24 @@ async def check_database(conn: Connection, at: datetime, *, flat_at_close: bool 
 
     `flat_at_close`: every position must be exited before the close.
     """
-    account = (await daemon_epoch.current(conn)).account_id
-    alive = account is not None and await reporting_queries.is_account_locked(conn, account)
+    daemon = await daemon_epoch.current(conn)
+    alive = daemon.account_id is not None and await reporting_queries.is_account_locked(
+        conn, daemon.account_id
+    )
+    at = at if daemon.heartbeat_at is None else max(at, daemon.heartbeat_at)
     session = await reporting_queries.session_of(conn, trading_date(at))
     open_now = session is not None and session.open <= at < session.close
     issues: list[Issue] = []
     if open_now and not alive:
         issues.append(new_issue(IssueKind.DAEMON_DOWN, "the market is open and no daemon is running"))
+    if alive and daemon.heartbeat_at is not None and at - daemon.heartbeat_at > SILENT_AFTER:
+        issues.append(_silent_issue(daemon.heartbeat_at))
+    if alive and daemon.scan_failure is not None:
+        issues.append(new_issue(IssueKind.SCAN_FAILED, daemon.scan_failure))
+    reasons = await gate_reasons.closed_reasons(
+        conn, running_epoch=daemon.epoch if alive else None, market_open=open_now
+    )
+    issues += _closed_entries(reasons)
     issues += await _safe_mode_issues(conn)
     issues += [_violation_issue(violation) for violation in await _violations(conn)]
     issues += _stuck_orders(await orders.working(conn), at)
@@ -154,6 +167,32 @@ async def _safe_mode_issues(conn: Connection) -> Iterator[Issue]:
                 broken=reason_by_invariant,
             )
         ]
+    )
+
+
+def _closed_entries(reasons: Sequence[ClosedReason]) -> Iterator[Issue]:
+    """Return an issue for each reason that closes entries and is no plan; SAFE mode has an issue of its own."""
+    for reason in reasons:
+        if reason.cause is Cause.PLAN or reason.name == "safe":
+            continue
+        yield new_issue(
+            IssueKind.HALTED if reason.cause is Cause.PERSON else IssueKind.ENTRIES_CLOSED,
+            f"no entries since {reason.since.astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S} New York, {reason.name}: "
+            f"{reason.text}",
+            subject=reason.name,
+            transient=reason.cause is Cause.FAULT,
+            reason=reason.name,
+            since=reason.since,
+        )
+
+
+def _silent_issue(heartbeat_at: datetime) -> Issue:
+    since = f"{heartbeat_at.astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S} New York"
+    return new_issue(
+        IssueKind.DAEMON_SILENT,
+        f"the daemon holds the account and has written nothing since {since}: it hangs, or its writes fail",
+        since=heartbeat_at,
+        transient=True,
     )
 
 

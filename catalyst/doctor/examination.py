@@ -46,17 +46,25 @@ async def examine(
         issues = [issue for issue in rechecked if not issue.transient or issue.key in keys]
     async with store.read() as conn:
         pipeline = await database_checks.pipeline_summary(conn, clock.now())
-        account = (await daemon_epoch.current(conn)).account_id
+        daemon = await daemon_epoch.current(conn)
+        account, running_mode = daemon.account_id, daemon.mode
         name = settings.account_name(account or "")
         journal_issues, _ = await database_checks.verify_journal(
             conn, settings.proofs_dir, name, whole=whole_journal
         )
     issues += [*journal_issues, *_host_issues(settings)]
+    if not await store.is_writable():
+        issues.append(
+            new_issue(
+                IssueKind.DATABASE_READ_ONLY,
+                "the database takes no writes: its disk is full, or it is locked",
+            )
+        )
     kinds, severities = list(IssueKind), list(Severity)
     ranked = sorted(
         _deduplicate(issues), key=lambda issue: (severities.index(issue.severity), kinds.index(issue.kind))
     )
-    mode = str(settings.mode) if connected else None
+    mode = (running_mode or str(settings.mode)) if connected else None
     return Examination(at, (perf_counter() - started) * 1000, mode, pipeline, tuple(ranked))
 
 

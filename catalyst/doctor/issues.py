@@ -32,7 +32,12 @@ class IssueKind(StrEnum):
     PNL_MISMATCH = "PNL_MISMATCH"  # the database's result differs from that of the broker's fills
     ILLEGAL_HISTORY = "ILLEGAL_HISTORY"
     SAFE_MODE = "SAFE_MODE"
+    ENTRIES_CLOSED = "ENTRIES_CLOSED"  # a reason of the entry gate that is not the day's plan
+    HALTED = "HALTED"  # a person forbids entries
+    DAEMON_SILENT = "DAEMON_SILENT"  # it holds the lease and writes nothing
+    DATABASE_READ_ONLY = "DATABASE_READ_ONLY"  # a full disk, or a server that takes no writes
     SCAN_DEGRADED = "SCAN_DEGRADED"  # the last scan lacked news or daily bars
+    SCAN_FAILED = "SCAN_FAILED"  # the last scan judged no symbol
     CYCLE_STALE = "CYCLE_STALE"
     STALE_POSITION_DATA = "STALE_POSITION_DATA"
     DAEMON_DOWN = "DAEMON_DOWN"
@@ -67,7 +72,12 @@ FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.PNL_MISMATCH: RECONCILE,
     IssueKind.ILLEGAL_HISTORY: "catalyst doctor --journal",
     IssueKind.SAFE_MODE: "catalyst resume",
+    IssueKind.ENTRIES_CLOSED: "catalyst status",
+    IssueKind.HALTED: "catalyst resume",
+    IssueKind.DAEMON_SILENT: "catalyst check",
+    IssueKind.DATABASE_READ_ONLY: "catalyst check",
     IssueKind.SCAN_DEGRADED: "catalyst check",
+    IssueKind.SCAN_FAILED: "catalyst check",
     IssueKind.CYCLE_STALE: "catalyst status",
     IssueKind.STALE_POSITION_DATA: "catalyst status",
     IssueKind.DAEMON_DOWN: "catalyst run",
@@ -88,7 +98,9 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
             IssueKind.STUCK_ORDER,
             IssueKind.ORDER_STATUS_MISMATCH,
             IssueKind.ORDER_NOT_FOUND,
+            IssueKind.ENTRIES_CLOSED,
             IssueKind.SCAN_DEGRADED,
+            IssueKind.SCAN_FAILED,
             IssueKind.CYCLE_STALE,
             IssueKind.ALPACA_ERROR,
             IssueKind.CLOCK_SKEW,
@@ -98,6 +110,7 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
     ),
     **dict.fromkeys(
         (
+            IssueKind.HALTED,
             IssueKind.ORDER_CHECK_ERROR,
             IssueKind.STALE_POSITION_DATA,
             IssueKind.RECONCILIATION_SKIPPED,
@@ -166,7 +179,9 @@ class Examination:
 
     at: datetime
     milliseconds: float
-    mode: str | None  # None: the broker did not answer
+    mode: (
+        str | None
+    )  # of the running daemon, else of this command's settings; None: the broker did not answer
     pipeline: Mapping[str, object]
     issues: tuple[Issue, ...]
 

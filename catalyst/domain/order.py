@@ -57,6 +57,7 @@ _FILLABLE: Final = WORKING - {S.CREATED}
 EXITS: Final = frozenset({Purpose.STOP_LOSS, Purpose.TAKE_PROFIT, Purpose.EXIT, Purpose.FLATTEN})
 
 NEVER_ARRIVED: Final = "NEVER_ARRIVED"
+NOT_SENT: Final = "NOT_SENT"  # one of our checks ended the order before its request
 
 EDGES: Final[dict[tuple[Status, Status], EdgeKind]] = {
     **{(S.CREATED, then): EdgeKind.NORMAL for then in (S.SUBMITTED, S.CANCELLED, S.REJECTED)},

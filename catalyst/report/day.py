@@ -1,5 +1,6 @@
 """The report of one trading day: trades, result, drawdown, protection and scans, computed from the database alone."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -8,23 +9,28 @@ from itertools import accumulate
 from statistics import median
 from typing import Final
 
-from catalyst.domain.order import PositionSide, Purpose
+from catalyst.domain.closed_entries import PLANNED
+from catalyst.domain.order import NEVER_ARRIVED, NOT_SENT, PositionSide, Purpose, Status
 from catalyst.domain.position import CENT, ZERO
-from catalyst.domain.rows import PositionRow
+from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.report.formatting import in_stage_order
 from catalyst.store import (
     candidates,
     cycles,
     daemon_epoch,
     flat_proofs,
+    gate_reasons,
     positions,
+    proposals,
     reporting_queries,
     risk_events,
 )
 from catalyst.store.candidates import ScanRow
 from catalyst.store.cycles import CycleRow
 from catalyst.store.flat_proofs import FlatProofRow
+from catalyst.store.gate_reasons import GateReason
 from catalyst.store.pool import Connection
+from catalyst.store.proposals import Decision, ProposalRow
 from catalyst.store.reporting_queries import BookedFill
 
 _HUNDREDTH: Final = Decimal("0.01")
@@ -102,8 +108,29 @@ class DayFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ProposalFigures:
+    """The proposals of a day by their decision; `waiting` have none yet. `approved_by` names who approved."""
+
+    proposed: int
+    approved: int
+    rejected: int
+    expired: int
+    waiting: int
+    approved_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChange:
+    """A start of the day with another session mode than the one before it."""
+
+    at: datetime
+    before: str
+    now: str
+
+
+@dataclass(frozen=True, slots=True)
 class DayReport:
-    """All facts of a day's report."""
+    """All facts of a day's report. Orders are those that were sent; `refused` were not, by one of our own checks."""
 
     day: date
     cycle: CycleRow
@@ -115,8 +142,13 @@ class DayReport:
     entries: int
     entries_filled: int
     rejected: int
+    refused: int
     fills: int
+    proposals: ProposalFigures
+    mode_changes: tuple[ModeChange, ...]
+    closed: tuple[GateReason, ...]  # why entries were closed during the session, beside the day's plan
     proof: FlatProofRow | None
+    proof_holds: bool  # the proof is one, and nothing was traded after it
 
 
 async def read_day_report(
@@ -137,8 +169,10 @@ async def read_day_report(
     rows = await positions.with_unprotected_time(conn, await positions.of_cycle(conn, cycle.cycle_id), at)
     fills = await reporting_queries.fills_of_day(conn, cycle.cycle_id)
     day_orders = await reporting_queries.orders_of_day(conn, cycle.cycle_id)
-    entries = [order for order in day_orders if order.order_purpose is Purpose.ENTRY]
+    sent = [order for order in day_orders if _was_sent(order)]
+    entries = [order for order in sent if order.order_purpose is Purpose.ENTRY]
     trades = tuple(trade_of(row) for row in rows)
+    proof = await flat_proofs.last_flat_proof(conn, cycle.cycle_id)
     over_budget = await risk_events.of_cycle(conn, cycle.cycle_id, "UNPROTECTED_OVER_BUDGET")
     return DayReport(
         day=cycle.cycle_date,
@@ -147,12 +181,51 @@ async def read_day_report(
         exits=exits_of(trades),
         trades=trades,
         scans=tuple(scan_figures(row) for row in await candidates.scans_of(conn, cycle.cycle_id)),
-        orders=len(day_orders),
+        orders=len(sent),
         entries=len(entries),
         entries_filled=sum(order.filled_qty > 0 for order in entries),
-        rejected=sum(order.status == "rejected" for order in day_orders),
+        rejected=sum(order.status is Status.REJECTED for order in sent),
+        refused=sum(order.status is Status.REJECTED for order in day_orders if order not in sent),
         fills=len(fills),
-        proof=await flat_proofs.last_flat_proof(conn, cycle.cycle_id),
+        proposals=proposal_figures(await proposals.of_cycle(conn, cycle.cycle_id)),
+        mode_changes=tuple(
+            ModeChange(event.occurred_at, str(event.facts["before"]), str(event.facts["now"]))
+            for event in await risk_events.of_cycle(conn, cycle.cycle_id, "SESSION_MODE_CHANGED")
+        ),
+        closed=await _closed_in_session(conn, cycle.cycle_date),
+        proof=proof,
+        proof_holds=proof is not None and await flat_proofs.still_holds(conn, proof),
+    )
+
+
+def _was_sent(order: OrderRow) -> bool:
+    """Return true for an order that left: the broker knows it, has rejected it, or may know it."""
+    if order.status is Status.REJECTED and order.alpaca_order_id is None:
+        code = (order.rejection_reason or "").partition(":")[0]
+        return code not in (NOT_SENT, NEVER_ARRIVED)
+    return order.alpaca_order_id is not None or order.status is Status.SUBMITTED
+
+
+async def _closed_in_session(conn: Connection, day: date) -> tuple[GateReason, ...]:
+    """Return why entries were closed while the market was open, beside the day's plan."""
+    session = await reporting_queries.session_of(conn, day)
+    if session is None:
+        return ()
+    found = await gate_reasons.between(conn, session.open, session.close)
+    return tuple(reason for reason in found if reason.name not in PLANNED)
+
+
+def proposal_figures(rows: Sequence[ProposalRow]) -> ProposalFigures:
+    """Count the proposals of a day by their decision."""
+    counts = Counter(row.decision for row in rows)
+    approvers = [row.decided_by or "" for row in rows if row.decision is Decision.APPROVED]
+    return ProposalFigures(
+        proposed=len(rows),
+        approved=counts[Decision.APPROVED],
+        rejected=counts[Decision.REJECTED],
+        expired=counts[Decision.EXPIRED],
+        waiting=counts[None],
+        approved_by=tuple(dict.fromkeys(approvers)),
     )
 
 

@@ -25,6 +25,16 @@ def new_york_time(at: datetime) -> str:
     return at.astimezone(NEW_YORK).strftime("%H:%M:%S")
 
 
+def new_york_moment(at: datetime, now: datetime) -> str:
+    """Return the New York time, with the date in front when it is not that of `now`."""
+    local = at.astimezone(NEW_YORK)
+    return (
+        f"{local:%H:%M:%S}"
+        if local.date() == now.astimezone(NEW_YORK).date()
+        else f"{local:%Y-%m-%d %H:%M:%S}"
+    )
+
+
 def dollars(amount: Decimal, *, signed: bool = False) -> str:
     """Format dollars like $1,234.50; `signed` adds a plus sign to a gain."""
     cents = amount.quantize(CENT, ROUND_HALF_EVEN)
@@ -69,8 +79,8 @@ def describe_funnel(counts: Mapping[str, int]) -> str:
     return " → ".join(f"{name} {count:,}" for name, count in in_stage_order(counts).items())
 
 
-def describe_proof(flat_proof: FlatProofRow | None) -> str:
-    """Describe the latest flat proof in one sentence."""
+def describe_proof(flat_proof: FlatProofRow | None, *, holds: bool = True) -> str:
+    """Describe the latest flat proof in one sentence. `holds`: nothing was traded after it."""
     if flat_proof is None:
         return "not proven flat yet"
     facts = flat_proof.facts
@@ -79,4 +89,9 @@ def describe_proof(flat_proof: FlatProofRow | None) -> str:
         return f"NOT proven flat at {new_york_time(flat_proof.at)} ({flat_proof.cause}): {missing}"
     result = facts.get("realized_broker")
     detail = "the database was down" if result is None else f"realised {result} on both sides"
+    if not holds:
+        return (
+            f"not flat any more: it was proven at {new_york_time(flat_proof.at)} ({flat_proof.cause}), and the account "
+            "traded after that"
+        )
     return f"proven flat at {new_york_time(flat_proof.at)} ({flat_proof.cause}): no order, no share, {detail}"

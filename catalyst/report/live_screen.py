@@ -18,11 +18,13 @@ from catalyst.clock import Clock
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.report import status as status_report
 from catalyst.report.events import DayEvent, DayEventFeed, DayEventKind
-from catalyst.report.formatting import dollars, duration, new_york_time, price, quantity
+from catalyst.report.formatting import dollars, new_york_time
 from catalyst.report.status import SystemStatus
+from catalyst.report.tables import orders_table, positions_table
 from catalyst.store import cycles
 from catalyst.store.pool import Connection
 
+MAX_ORDERS: Final = 10  # working orders on the live screen
 MIN_SIZE: Final = (100, 30)  # columns and lines that a live screen needs
 EVENT_STYLES: Final = {
     DayEventKind.SCAN: "cyan",
@@ -162,16 +164,15 @@ def render_screen(system_status: SystemStatus, events: Sequence[Text], tail: Seq
     return Group(
         _header_panel(system_status),
         _funnel_panel(system_status),
-        Panel(_positions_table(system_status), title="positions", title_align="left", border_style="dim"),
-        Panel(_orders_table(system_status), title="working orders", title_align="left", border_style="dim"),
-        Panel(Group(*events), title="the day", title_align="left", border_style="dim"),
-        Panel(
-            Text("\n".join(tail), style="dim", no_wrap=True),
-            title="log",
-            title_align="left",
-            border_style="dim",
-        ),
+        _panel("positions", positions_table(system_status.positions)),
+        _panel("working orders", orders_table(system_status.orders[:MAX_ORDERS])),
+        _panel("the day", Group(*events)),
+        _panel("log", Text("\n".join(tail), style="dim", no_wrap=True)),
     )
+
+
+def _panel(title: str, content: RenderableType) -> Panel:
+    return Panel(content, title=title, title_align="left", border_style="dim")
 
 
 def _header_panel(system_status: SystemStatus) -> RenderableType:
@@ -227,56 +228,6 @@ def _funnel_panel(system_status: SystemStatus) -> RenderableType:
         title_align="left",
         border_style="dim",
     )
-
-
-def _positions_table(system_status: SystemStatus) -> RenderableType:
-    table = Table.grid(expand=True, padding=(0, 2))
-    heads = (
-        "symbol",
-        "side",
-        "shares",
-        "entry",
-        "last",
-        "stop",
-        "target",
-        "unrealised",
-        "held",
-        "unprotected",
-    )
-    for head in heads:
-        table.add_column(justify="left" if head in ("symbol", "side") else "right")
-    table.add_row(*(Text(head, style="dim") for head in heads))
-    for position in system_status.positions:
-        style = "green" if position.unrealized_pnl > 0 else "red" if position.unrealized_pnl < 0 else ""
-        table.add_row(
-            Text(position.symbol, style="bold"),
-            position.side,
-            quantity(position.quantity),
-            price(position.entry_price),
-            price(position.last_price),
-            Text(price(position.stop), style="" if position.stop_at_broker else "bold red"),
-            price(position.target),
-            Text(dollars(position.unrealized_pnl, signed=True), style=style),
-            duration(position.held_seconds),
-            duration(position.unprotected_seconds),
-        )
-    return table
-
-
-def _orders_table(system_status: SystemStatus) -> RenderableType:
-    table = Table.grid(expand=True, padding=(0, 2))
-    for head in ("symbol", "purpose", "side", "shares", "price", "status"):
-        table.add_column(justify="right" if head in ("shares", "price") else "left")
-    for order in system_status.orders[:10]:
-        table.add_row(
-            Text(order.symbol, style="bold"),
-            order.order_purpose.replace("_", " "),
-            order.side,
-            f"{quantity(order.filled_qty)}/{quantity(order.quantity)}",
-            price(order.stop_price or order.limit_price),
-            order.broker_status or order.status,
-        )
-    return table
 
 
 def last_log_lines(log: Path | None, count: int) -> list[str]:

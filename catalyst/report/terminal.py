@@ -3,23 +3,26 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import Final
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from catalyst.domain.session import NEW_YORK
-from catalyst.report.day import DayReport, TradeSummary
-from catalyst.report.formatting import describe_proof, dollars, duration, new_york_time, price, quantity
+from catalyst.report.day import DayReport, ProposalFigures, TradeSummary
+from catalyst.report.fitted_table import ALWAYS, Column, FittedTable
+from catalyst.report.formatting import (
+    describe_proof,
+    dollars,
+    duration,
+    in_stage_order,
+    new_york_time,
+    price,
+    quantity,
+)
+from catalyst.store.gate_reasons import GateReason
 
-
-def new_table(*headings: str, right: Sequence[str] = (), title: str | None = None) -> Table:
-    """Return an empty table in the common style; the columns named in `right` are right-aligned."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
-    return table
+MAX_CLOSED_SHOWN: Final = 10
 
 
 def gain_text(amount: Decimal) -> Text:
@@ -34,6 +37,8 @@ def render_day(day: DayReport) -> Iterator[RenderableType]:
     ended = "still open" if cycle.end_time is None else f"completed {new_york_time(cycle.end_time)} New York"
     halted = f", halted: {cycle.halt_reason}" if cycle.halted else ""
     yield f"cycle {cycle.cycle_id}, {cycle.mode}, {cycle.status} ({ended}){halted}"
+    for change in day.mode_changes:
+        yield f"mode      {change.before} until {new_york_time(change.at)}, then {change.now}"
     if day.trades:
         yield render_trades(day.trades)
     yield from _render_summary(day)
@@ -46,11 +51,25 @@ def render_day(day: DayReport) -> Iterator[RenderableType]:
         yield "no trade was closed; `catalyst candidates` shows the candidates and why each was refused"
 
 
-def render_trades(trades: Sequence[TradeSummary]) -> Table:
+def render_trades(trades: Sequence[TradeSummary]) -> FittedTable:
     """Render one row per trade."""
-    right = ("shares", "in at", "out at", "result", "%", "R", "held", "unprotected")
-    table = new_table("symbol", "side", "shares", "entry", "in at", "exit", "out at", "result", "%", "R", "held",
-                     "unprotected", "exit reason", right=right)  # fmt: skip
+    table = FittedTable(
+        [
+            Column("symbol"),
+            Column("side"),
+            Column("shares", right=True),
+            Column("entry", 3),
+            Column("in at", right=True),
+            Column("exit", 2),
+            Column("out at", right=True),
+            Column("result", right=True),
+            Column("%", 5, right=True),
+            Column("R", 4, right=True),
+            Column("held", 6, right=True),
+            Column("unprotected", 7, right=True),
+            Column("exit reason", 1),
+        ]
+    )
     for trade in trades:
         table.add_row(
             Text(trade.symbol, style="bold"),
@@ -100,17 +119,47 @@ def _render_summary(day: DayReport) -> Iterator[RenderableType]:
             f"median {duration(figures.median_unprotected_seconds)}, "
             f"longest {duration(figures.longest_unprotected_seconds)}{over}"
         )
+    refused = f", {day.refused} more refused by our own checks" if day.refused else ""
     yield (
-        f"orders    {day.orders} in all, {day.entries} entries of which {day.entries_filled} filled, {day.rejected} "
-        f"rejected, {day.fills} fills"
+        f"orders    {day.orders} sent: {day.entries} entries of which {day.entries_filled} filled; {day.rejected} "
+        f"rejected by the broker, {day.fills} fills{refused}"
     )
-    yield f"flat      {describe_proof(day.proof)}"
+    yield from _render_proposal_figures(day.proposals)
+    yield from _render_closed(day.closed)
+    yield f"flat      {describe_proof(day.proof, holds=day.proof_holds)}"
 
 
-def render_scans(day: DayReport) -> Table:
+def _render_proposal_figures(figures: ProposalFigures) -> Iterator[RenderableType]:
+    if not figures.proposed:
+        return
+    approvers = f" by {', '.join(figures.approved_by)}" if figures.approved_by else ""
+    waiting = f", {figures.waiting} waiting" if figures.waiting else ""
+    yield (
+        f"proposals {figures.proposed}: {figures.approved} approved{approvers}, {figures.rejected} rejected, "
+        f"{figures.expired} expired{waiting}"
+    )
+
+
+def _render_closed(reasons: Sequence[GateReason]) -> Iterator[RenderableType]:
+    """Render the times at which entries were closed during the session, the last ones of many."""
+    if len(reasons) > MAX_CLOSED_SHOWN:
+        yield f"closed    {len(reasons)} times for a reason that is no plan; the last {MAX_CLOSED_SHOWN}:"
+    for reason in reasons[-MAX_CLOSED_SHOWN:]:
+        until = "now" if reason.ended_at is None else new_york_time(reason.ended_at)
+        yield f"closed    {new_york_time(reason.since)} to {until}, {reason.name}: {reason.reason}"
+
+
+def render_scans(day: DayReport) -> FittedTable:
     """Render one row per scan: rows left after each stage, and the total milliseconds."""
-    stages: list[str] = list(dict.fromkeys(stage for scan in day.scans for stage in scan.counts))
-    table = new_table("scan", *stages, "ms", "degraded", right=(*stages, "ms"))
+    stages = list(in_stage_order(dict.fromkeys((stage for scan in day.scans for stage in scan.counts), 0)))
+    table = FittedTable(
+        [
+            Column("scan"),
+            *(Column(stage, _stage_rank(stage), right=True) for stage in stages),
+            Column("ms", 3, right=True),
+            Column("degraded", 1, prose=True),
+        ]
+    )
     for scan in day.scans:
         table.add_row(
             new_york_time(scan.at),
@@ -119,6 +168,12 @@ def render_scans(day: DayReport) -> Table:
             scan.degraded or "",
         )
     return table
+
+
+def _stage_rank(stage: str) -> int:
+    """Return the rank of a stage's column: the ends of the funnel matter most."""
+    ends = {"plan": ALWAYS, "listed": 2, "universe": 2, "scan": 2}
+    return ends.get(stage, 4)
 
 
 def new_york_datetime(at: datetime | None) -> str:

@@ -79,8 +79,8 @@ async def open_day(
 ) -> tuple[CycleRow, bool]:
     """Open the cycle of `day`; return it and whether it is new.
 
-    A second start on the same day resumes the first one's cycle; its limits and equity stay as they were at
-    the start of the day.
+    A second start on the same day resumes the first one's cycle; its equity stays as it was at the start of the day,
+    `put_settings` stores the settings of the second start.
     """
     new_id = await conn.fetchval(
         """
@@ -220,25 +220,57 @@ async def resume(conn: Connection, cycle_id: str, *, at: datetime) -> None:
     )
 
 
-async def set_mode(conn: Connection, cycle_id: str, mode: str, *, at: datetime) -> None:
-    """Set the session mode: `supervised` or `autonomous`."""
-    await conn.execute(
-        "UPDATE trading_cycles SET mode = $2, updated_at = $3 WHERE cycle_id = $1", cycle_id, mode, at
-    )
-
-
-async def mark(
-    conn: Connection, cycle_id: str, *, realized: Decimal, unrealized: Decimal, at: datetime
-) -> None:
-    """Write the day's figures so far, dollars."""
+async def put_settings(
+    conn: Connection,
+    cycle_id: str,
+    *,
+    mode: str,
+    max_positions: int,
+    max_daily_loss: Decimal,
+    scan_frequency: int,
+    at: datetime,
+) -> CycleRow:
+    """Store the settings of a start that resumes the day; a completed day keeps its own. Return the row."""
     await conn.execute(
         """
         UPDATE trading_cycles
-           SET realized_pnl = $2, unrealized_pnl = $3, daily_pnl = $2::numeric + $3::numeric, updated_at = $4
+           SET mode = $2, max_positions = $3, max_daily_loss = $4, scan_frequency = $5, updated_at = $6
+         WHERE cycle_id = $1 AND status <> 'completed'
+        """,
+        cycle_id,
+        mode,
+        max_positions,
+        max_daily_loss,
+        scan_frequency,
+        at,
+    )
+    row = await get(conn, cycle_id)
+    assert row is not None  # the caller has read it in this transaction
+    return row
+
+
+async def mark(
+    conn: Connection,
+    cycle_id: str,
+    *,
+    realized: Decimal,
+    unrealized: Decimal,
+    at: datetime,
+    max_positions: int | None = None,
+    max_daily_loss: Decimal | None = None,
+) -> None:
+    """Write the day's figures so far, dollars, and the limits by which they were judged; None leaves a limit."""
+    await conn.execute(
+        """
+        UPDATE trading_cycles
+           SET realized_pnl = $2, unrealized_pnl = $3, daily_pnl = $2::numeric + $3::numeric, updated_at = $4,
+               max_positions = coalesce($5, max_positions), max_daily_loss = coalesce($6, max_daily_loss)
          WHERE cycle_id = $1 AND status <> 'completed'
         """,
         cycle_id,
         realized,
         unrealized,
         at,
+        max_positions,
+        max_daily_loss,
     )

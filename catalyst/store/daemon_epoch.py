@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 from catalyst.domain.errors import WrongAccount
-from catalyst.store.pool import Connection
+from catalyst.store.pool import Connection, storable_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,23 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class DaemonStatement:
+    """What a running daemon says about itself: its settings, which a reload changes, and its scans. Dollars."""
+
+    mode: str
+    session_mode: str
+    broker_url: str
+    config_hash: str
+    max_positions: int
+    max_daily_loss: Decimal
+    next_scan_at: datetime | None  # by the schedule of the day; None: no scan is due any more
+    scan_failure: str | None  # of the last scan; None when it succeeded
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonRow:
-    """The current epoch and its run; everything but the epoch is None before the first start."""
+    """The current epoch and its run, as the daemon wrote them; everything but the epoch is None before the first
+    start."""
 
     epoch: int
     account_id: str | None
@@ -31,6 +47,13 @@ class DaemonRow:
     lockfile_hash: str | None
     pid: int | None
     heartbeat_at: datetime | None
+    mode: str | None = None
+    session_mode: str | None = None
+    broker_url: str | None = None
+    max_positions: int | None = None
+    max_daily_loss: Decimal | None = None
+    next_scan_at: datetime | None = None
+    scan_failure: str | None = None
 
 
 async def begin_epoch(
@@ -89,7 +112,8 @@ async def current(conn: Connection) -> DaemonRow:
     """Return the current epoch and its run."""
     record = await conn.fetchrow(
         """
-        SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid, heartbeat_at
+        SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid, heartbeat_at,
+               mode, session_mode, broker_url, max_positions, max_daily_loss, next_scan_at, scan_failure
           FROM daemon
         """
     )
@@ -108,6 +132,26 @@ async def heartbeat(conn: Connection, epoch: int, *, at: datetime) -> bool:
     return (
         await conn.fetchval("UPDATE daemon SET heartbeat_at = $2 WHERE epoch = $1 RETURNING true", epoch, at)
         is not None
+    )
+
+
+async def put_statement(conn: Connection, epoch: int, statement: DaemonStatement) -> None:
+    """Store what the daemon of `epoch` says about itself; nothing when another epoch is current."""
+    await conn.execute(
+        """
+        UPDATE daemon SET mode = $2, session_mode = $3, broker_url = $4, config_hash = $5, max_positions = $6,
+               max_daily_loss = $7, next_scan_at = $8, scan_failure = $9
+         WHERE epoch = $1
+        """,
+        epoch,
+        statement.mode,
+        statement.session_mode,
+        statement.broker_url,
+        statement.config_hash,
+        statement.max_positions,
+        statement.max_daily_loss,
+        statement.next_scan_at,
+        None if statement.scan_failure is None else storable_text(statement.scan_failure, 1_000),
     )
 
 

@@ -87,6 +87,23 @@ async def recent_flat_proofs(conn: Connection, *, limit: int = 20) -> list[FlatP
     return [FlatProofRow(**record) for record in found]
 
 
+async def still_holds(conn: Connection, proof: FlatProofRow) -> bool:
+    """Return true while nothing was traded in the proof's cycle after it, and nothing of that cycle is held or
+    working."""
+    found: bool = await conn.fetchval(
+        """
+        SELECT NOT EXISTS (SELECT 1 FROM executions e JOIN orders o USING (order_id)
+                            WHERE o.cycle_id = $1 AND e.at > $2)
+           AND NOT EXISTS (SELECT 1 FROM positions WHERE cycle_id = $1 AND status = 'open')
+           AND NOT EXISTS (SELECT 1 FROM orders WHERE cycle_id = $1 AND origin = 'catalyst'
+                              AND status IN ('submitted', 'accepted', 'partial_fill'))
+        """,
+        proof.cycle_id,
+        proof.at,
+    )
+    return proof.proven and found
+
+
 async def last_flat_proof(conn: Connection, cycle_id: str) -> FlatProofRow | None:
     """Return the newest proof of a cycle; None when there is none."""
     record = await conn.fetchrow(

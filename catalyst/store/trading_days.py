@@ -29,6 +29,12 @@ async def get(conn: Connection, day: date) -> Session | None:
     return None if record is None else Session(*record.values())
 
 
+async def has_later(conn: Connection, day: date) -> bool:
+    """Return true when a later session is known: the daemon stores the one that is open or next, so `day` has none."""
+    found: bool = await conn.fetchval("SELECT EXISTS (SELECT 1 FROM trading_days WHERE date > $1)", day)
+    return found
+
+
 async def between(conn: Connection, first: date, last: date) -> list[Session]:
     """Return the sessions from `first` to `last`, both included, oldest first."""
     found = await conn.fetch(

@@ -58,9 +58,9 @@ def test_commands_are_answered_by_a_running_daemon(daemon: "tuple[Shell, subproc
     assert shell.read_json("status")["daemon"]["alive"] is True
 
     assert shell.read_json("halt", "--reason", "lunch") == {"halted": True, "reason": "lunch"}
-    halted = shell.read_json("status", exit_code=1)
-    assert halted["latches"][0]["reason"] == "lunch"
-    assert "catalyst resume" in halted["scan_note"]
+    halted = shell.read_json("status")
+    assert (halted["verdict"], halted["latches"][0]["reason"]) == ("halted", "lunch")
+    assert "catalyst resume" in halted["halts"][0]
     assert shell.read_json("resume")["cleared"] == ["halt"]
 
     assert shell.read_json("scan")["counts"]["listed"] >= 60

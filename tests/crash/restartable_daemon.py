@@ -109,7 +109,7 @@ class DaemonRun:
                     stop=self.stop,
                     fault_point=self,
                 )
-                gate = EntryGate()
+                gate = EntryGate(harness.clock)
                 self.store = await open_database(stack, harness.dsn, harness.clock, gate, fault_point=self)
                 self.components, lock = await acquire_account(
                     stack, harness.settings, self.store, harness.clock, gate, account, fault_point=self

@@ -14,6 +14,7 @@ from catalyst.clock import ManualClock
 from catalyst.config.current import CurrentConfig
 from catalyst.config.schema import Config
 from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain import order as order_machine
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
@@ -155,7 +156,7 @@ async def ledger_setup(store: Store, clock: ManualClock) -> AsyncIterator[Ledger
     async with store.read() as conn:
         await RawRows(conn).insert_day()
     broker = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
-    yield LedgerSetup(store, OrderLedger(store, broker, clock, 1, CurrentConfig(Config())))
+    yield LedgerSetup(store, OrderLedger(store, broker, clock, 1, CurrentConfig(Config()), EntryGate(clock)))
     await broker.close()
 
 

@@ -72,7 +72,7 @@ async def build(
     database: str, clock: ManualClock, tmp_path: Path
 ) -> AsyncIterator[Callable[[Config], Components]]:
     """Return a function that builds the components from a configuration, on one store and one account lock."""
-    gate = EntryGate()
+    gate = EntryGate(clock)
     store = await open_store(database, clock)
     lock = await acquire_lease(database, "account", clock)
     keys = {"key": "k", "secret": "s"}

@@ -10,7 +10,7 @@ from catalyst.domain.invariants import Invariant
 async def test_safe_mode_reason_is_bounded_when_the_error_text_is_long(clock: ManualClock) -> None:
     """A loop that fails with a megabyte of text enters SAFE mode; the reason has the loop, the error and the
     beginning of the text."""
-    gate = EntryGate(reasons={})
+    gate = EntryGate(clock, reasons={})
 
     async def fail() -> None:
         raise ValueError("x" * 1_000_000)

@@ -89,7 +89,7 @@ async def test_watchdog_stops_notifying_when_a_loop_ended(
 ) -> None:
     """The watchdog stops notifying when a loop that must never end has ended, so that systemd restarts the
     daemon; the day's own jobs may end."""
-    loops = Supervisor(EntryGate(), clock, ChangeSignal())
+    loops = Supervisor(EntryGate(clock), clock, ChangeSignal())
     watchdog = Watchdog(loops, clock, manager.socket.getsockname(), timedelta(seconds=30))
     ends = {name: asyncio.Event() for name in ("flat", "exits")}
     async with (
@@ -110,7 +110,7 @@ async def test_watchdog_asks_for_more_time_while_the_daemon_stops(
     manager: ServiceManager, clock: ManualClock
 ) -> None:
     """Each feed of a stopping daemon also extends the time for the stop; before the stop none does."""
-    loops = Supervisor(EntryGate(), clock, ChangeSignal())
+    loops = Supervisor(EntryGate(clock), clock, ChangeSignal())
     watchdog = Watchdog(loops, clock, manager.socket.getsockname(), timedelta(seconds=30))
     async with watchdog.watching():
         running = await manager.read_while_advancing(clock, timedelta(seconds=20))
@@ -127,7 +127,7 @@ async def test_watchdog_stops_notifying_while_a_watched_loop_hangs(
 ) -> None:
     """A watched loop that waits for time, or for a broker or a database that gives no answer, is not late, however
     long that lasts. One that waits for something inside the process is late after ten seconds, until it goes on."""
-    loops = Supervisor(EntryGate(), clock, ChangeSignal())
+    loops = Supervisor(EntryGate(clock), clock, ChangeSignal())
     watchdog = Watchdog(loops, clock, manager.socket.getsockname(), timedelta(seconds=30))
     answered, released = asyncio.Event(), asyncio.Event()
 
@@ -298,7 +298,7 @@ def test_watchdog_notifies_abstract_address_and_tolerates_missing_one(
     clock: ManualClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without an address nothing is logged, an unreachable address is logged, and an abstract address works."""
-    loops = Supervisor(EntryGate(), clock, ChangeSignal())
+    loops = Supervisor(EntryGate(clock), clock, ChangeSignal())
     Watchdog(loops, clock, None, None).notify("READY=1")
     assert "service_manager_unreachable" not in capsys.readouterr().out
     Watchdog(loops, clock, "/nowhere/notify", None).notify("READY=1")
@@ -314,7 +314,7 @@ def test_watchdog_notifies_abstract_address_and_tolerates_missing_one(
 async def test_cancelled_loop_counts_as_ended_and_closes_entry_gate(clock: ManualClock) -> None:
     """A loop that raises CancelledError by itself counts as ended, which stops the watchdog, and closes the
     entry gate; one cancelled on request does not."""
-    loops = Supervisor(EntryGate(), clock, ChangeSignal())
+    loops = Supervisor(EntryGate(clock), clock, ChangeSignal())
 
     async def raise_cancelled() -> None:
         raise asyncio.CancelledError

@@ -344,12 +344,14 @@ async def test_start_is_refused_when_role_lacks_a_grant(database: str) -> None:
     await conn.execute(migrate.roles_sql())
     app_dsn = f"{database}{'&' if '?' in database else '?'}role=catalyst_app"
     async with AsyncExitStack() as stack:
-        await open_database(stack, app_dsn, ManualClock(at("10:15")), EntryGate())
+        await open_database(stack, app_dsn, ManualClock(at("10:15")), EntryGate(ManualClock(at("10:15"))))
     for verb, table in (("INSERT", "order_events"), ("UPDATE", "daemon"), ("SELECT", "positions")):
         await conn.execute(f"REVOKE {verb} ON {table} FROM catalyst_app")
         async with AsyncExitStack() as stack:
             with pytest.raises(ConfigInvalid, match=f"{verb} on {table}") as raised:
-                await open_database(stack, app_dsn, ManualClock(at("10:15")), EntryGate())
+                await open_database(
+                    stack, app_dsn, ManualClock(at("10:15")), EntryGate(ManualClock(at("10:15")))
+                )
         assert exit_code(raised.value) == 78
         await conn.execute(f"GRANT {verb} ON {table} TO catalyst_app")
     await conn.close()

@@ -34,7 +34,7 @@ async def test_database_health_changes_state_as_its_table_says(
     clock: ManualClock, state: DatabaseState, report: str, expected: DatabaseState
 ) -> None:
     """`since` moves with the state alone; a new suspicion wakes the stop monitor; down closes the entry gate."""
-    gate, suspected = EntryGate(reasons={}), ChangeSignal()
+    gate, suspected = EntryGate(clock, reasons={}), ChangeSignal()
     health = DatabaseHealth(gate, clock, suspected)
     began = clock.now()
     if state is not UP:

@@ -262,7 +262,9 @@ async def test_start_is_refused_with_incomplete_schema(database: str, damage: st
     await conn.close()
     async with AsyncExitStack() as stack:
         with pytest.raises(ConfigInvalid) as raised:
-            await open_database(stack, database, ManualClock(at("10:15")), EntryGate())
+            await open_database(
+                stack, database, ManualClock(at("10:15")), EntryGate(ManualClock(at("10:15")))
+            )
     assert exit_code(raised.value) == 78
     assert message in str(raised.value)
 

@@ -6,22 +6,26 @@ from decimal import Decimal
 from io import StringIO
 
 import pytest
-from report.traded_day import ACCOUNT, CYCLE, DAY, OPEN, write_day, write_trade
+from report.traded_day import ACCOUNT, CYCLE, DAY, OPEN, SCANNED_AT, write_day, write_trade
 from rich.console import Console
 
+from catalyst.cli.commands import _scan_line
 from catalyst.domain.order import PositionSide
+from catalyst.domain.session import Session
 from catalyst.report import status as status_report
-from catalyst.report.day import max_drawdown, read_day_report
+from catalyst.report.day import ProposalFigures, max_drawdown, read_day_report
 from catalyst.report.events import DayEventFeed, DayEventKind
 from catalyst.report.exchange_audit import compare_with_exchange
 from catalyst.report.explain import explain
+from catalyst.report.explain_screen import render_explanation
 from catalyst.report.formatting import dollars, duration, price
 from catalyst.report.live_screen import render_screen
-from catalyst.report.tables import render_explanation, render_status
+from catalyst.report.tables import render_status
 from catalyst.report.terminal import render_day
-from catalyst.store import orphans, positions, reporting_queries
+from catalyst.store import flat_proofs, orphans, positions, proposals, reporting_queries, trading_days
 from catalyst.store.account_lock import acquire_account_lock
 from catalyst.store.pool import Store
+from catalyst.store.proposals import Decision
 
 
 @pytest.fixture
@@ -56,7 +60,61 @@ async def test_report_figures_follow_from_the_fills(day: Store) -> None:
         ("STOP_LOSS_HIT", 1, Decimal("-235.00")),
         ("TAKE_PROFIT_HIT", 1, Decimal("250.00")),
     ]
-    assert (result.orders, result.entries, result.entries_filled, result.fills) == (6, 4, 3, 7)
+    assert (result.orders, result.entries, result.entries_filled, result.fills) == (5, 3, 3, 7)
+
+
+async def test_report_tells_proposals_from_orders_that_left(day: Store) -> None:
+    """A proposal that was never sent is no order; the report counts proposals by decision and names who approved."""
+    async with day.tx("decided") as conn:
+        (waiting,) = await proposals.waiting(conn)
+        before = await read_day_report(conn)
+        await proposals.decide(conn, waiting.proposal_id, Decision.APPROVED, by="cli:ann", at=SCANNED_AT)
+        after = await read_day_report(conn)
+    assert before is not None
+    assert after is not None
+    assert (before.proposals.waiting, before.proposals.approved) == (1, 0)
+    assert after.proposals == ProposalFigures(1, 1, 0, 0, 0, ("cli:ann",))
+    page = rendered(*render_day(after))
+    assert "orders    5 sent: 3 entries of which 3 filled" in page
+    assert "proposals 1: 1 approved by cli:ann, 0 rejected, 0 expired" in page
+
+
+async def test_flat_proof_is_withdrawn_when_the_account_traded_after_it(day: Store) -> None:
+    """A proof of the morning says nothing about the trades after it: status and report say since when it is past."""
+    async with day.tx("proof") as conn:
+        await flat_proofs.put_flat_proof(
+            conn, cycle_id=CYCLE, at=OPEN, cause="MANUAL", requested_by="test", flat=True, broker_orders=0,
+            broker_positions=0, stored_orders=0, stored_positions=0, facts={"proven": True},
+        )  # fmt: skip
+    async with day.read() as conn:
+        status = await status_report.read_status(conn, OPEN + timedelta(minutes=45))
+        result = await read_day_report(conn)
+    assert result is not None
+    assert (status.proof_holds, result.proof_holds) == (False, False)
+    for page in (rendered(*render_status(status)), rendered(*render_day(result))):
+        assert "not flat any more: it was proven at 09:30:00" in page
+        assert "proven flat" not in page
+
+
+async def test_status_without_a_known_calendar_says_so(store: Store) -> None:
+    """On a new database the market's hours are unknown, not closed, except at a weekend; a day before the next known
+    session is a holiday."""
+    wednesday, saturday = OPEN, OPEN + timedelta(days=3)
+    async with store.tx("calendar") as conn:
+        phases = [(await status_report.read_status(conn, when)).phase for when in (wednesday, saturday)]
+        await trading_days.put(
+            conn, [Session(DAY + timedelta(days=1), OPEN + timedelta(days=1), OPEN + timedelta(days=1.2))]
+        )
+        phases.append((await status_report.read_status(conn, OPEN)).phase)
+    assert phases == ["unknown", "closed", "closed"]
+
+
+def test_scan_answer_lists_the_stages_in_their_order() -> None:
+    """The keys of a JSON answer have no order; the line has the order of the pipeline."""
+    counts = {"news": 3, "plan": 1, "risk": 2, "scan": 4, "score": 3, "listed": 9}
+    assert _scan_line({"counts": counts, "plans": ["AAPL"]}) == (
+        "listed 9 → scan 4 → news 3 → score 3 → risk 2 → plan 1: AAPL"
+    )
 
 
 async def test_report_drawdown_is_the_deepest_fall_from_the_peak(day: Store) -> None:

@@ -28,7 +28,7 @@ from catalyst.store import (
     trading_days,
 )
 from catalyst.store.candidates import Candidate, FrameBlob, HeadlineRecord, IndicatorRecord, PatternRecord
-from catalyst.store.daemon_epoch import RunInfo
+from catalyst.store.daemon_epoch import DaemonStatement, RunInfo
 from catalyst.store.pool import Connection, Store
 
 DAY = date(2026, 4, 8)
@@ -36,6 +36,9 @@ CYCLE = "20260408-080000"
 ACCOUNT = "account-of-the-test"
 DAY_BEGAN_AT = datetime(2026, 4, 8, 12, 0, tzinfo=UTC)
 OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
+STATEMENT = DaemonStatement(
+    "sim", "supervised", "http://127.0.0.1:8600", "hash", 5, Decimal(2000), OPEN + timedelta(hours=1), None
+)
 SCANNED_AT = OPEN + timedelta(minutes=5)
 
 
@@ -44,6 +47,7 @@ async def write_day(store: Store) -> None:
     async with store.tx("day") as conn:
         await trading_days.put(conn, [Session(DAY, OPEN, OPEN + timedelta(hours=6.5))])
         await daemon_epoch.begin_epoch(conn, ACCOUNT, RunInfo("0.1.0", "", "hash", "", 1), at=DAY_BEGAN_AT)
+        await daemon_epoch.put_statement(conn, 1, STATEMENT)
         await cycles.open_day(
             conn, cycle_id=CYCLE, day=DAY, mode="supervised", max_positions=5, max_daily_loss=Decimal(2000),
             scan_frequency=1800, start_equity=Decimal(100_000), config_hash="hash", at=DAY_BEGAN_AT,

@@ -15,6 +15,7 @@ from catalyst.clock import ManualClock
 from catalyst.config.current import CurrentConfig
 from catalyst.config.schema import Config
 from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import StaleOrder
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill
@@ -135,7 +136,9 @@ async def test_concurrent_reports_book_each_fill_once(concurrent_store: Store, c
     has the final quantity and the cost of both."""
     broker = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
     config = CurrentConfig(Config())
-    ledgers = [OrderLedger(concurrent_store, broker, clock, 1, config) for _ in range(CONNECTIONS)]
+    ledgers = [
+        OrderLedger(concurrent_store, broker, clock, 1, config, EntryGate(clock)) for _ in range(CONNECTIONS)
+    ]
     for turn in range(ROUNDS):
         order_id = await insert_submitted(
             concurrent_store, new_order(f"f-{turn}", f"S{turn:03}".translate(LETTERS))

@@ -114,9 +114,8 @@ async def test_second_halt_keeps_first_reason_and_latest_end(store: Store, later
         assert row is not None
         assert (row.halted, row.halt_reason, row.halted_until) == (True, "operator", later)
         await cycles.resume(conn, "20260408-091500", at=later)
-        await cycles.set_mode(conn, "20260408-091500", "autonomous", at=later)
         (row,) = await cycles.recent(conn)
-    assert (row.halted, row.halt_reason, row.halted_until, row.mode) == (False, None, None, "autonomous")
+    assert (row.halted, row.halt_reason, row.halted_until) == (False, None, None)
 
 
 async def test_day_without_a_cycle_has_none(store: Store):

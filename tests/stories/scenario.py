@@ -173,7 +173,7 @@ class Scenario:
             stop=self.stop,
             fault_point=self.crash_trigger,
         )
-        gate = EntryGate()
+        gate = EntryGate(self.clock)
         store = await open_database(self._stack, self.dsn, self.clock, gate, fault_point=self.crash_trigger)
         components, lock = await acquire_account(
             self._stack, self.settings, store, self.clock, gate, account, fault_point=self.crash_trigger

@@ -73,7 +73,7 @@ async def test_entry_is_not_sent_again_when_the_gate_closed_after_its_first_atte
         row = await entry_task
         assert (row.status, row.attempts, scenario.held_qty("AAPL")) == ("rejected", 1, 0)
         assert row.rejection_reason is not None
-        assert row.rejection_reason.startswith("SUBMIT_FAILED: entry not allowed now: halt")
+        assert row.rejection_reason.startswith("NOT_SENT: entry not allowed now: halt")
         assert await scenario.count_submitted("AAPL") == 1
 
 

@@ -347,5 +347,5 @@ async def test_exit_whose_shares_are_gone_is_rejected_instead_of_resent(database
         await scenario.components.ledger.write_off(row["position_id"], "RECONCILED_PHANTOM", "poll")
         await scenario.advance(seconds=2)
         row = await first_exit(scenario, "rejected")
-        assert row["rejection_reason"] == "SUBMIT_FAILED: its shares are no longer held"
+        assert row["rejection_reason"] == "NOT_SENT: its shares are no longer held"
         assert await count_requests(scenario, row["client_order_id"]) == 1

@@ -58,6 +58,7 @@ class OrderLedger:
     clock: Clock
     epoch: int
     config: CurrentConfig
+    gate: EntryGate
     changed: ChangeSignal = field(default_factory=ChangeSignal)
     filled: ChangeSignal = field(default_factory=ChangeSignal)
     reconcile_requested: ChangeSignal = field(default_factory=ChangeSignal)  # full pass needed now
@@ -66,7 +67,6 @@ class OrderLedger:
     # Notified when orphan shares appear or their number changes.
     orphan_found: ChangeSignal = field(default_factory=ChangeSignal)
     stale_reports: int = 0
-    gate: EntryGate = field(default_factory=EntryGate)
     _lock: TurnsLock = field(default_factory=TurnsLock)
     # Working orders as last written or read, by client order id, oldest first.
     _row_cache: dict[str, OrderRow] = field(default_factory=dict)

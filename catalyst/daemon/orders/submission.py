@@ -30,7 +30,7 @@ from catalyst.domain.errors import (
     OutcomeUnknown,
 )
 from catalyst.domain.latency import Latency
-from catalyst.domain.order import Purpose, Status
+from catalyst.domain.order import NOT_SENT, Purpose, Status
 from catalyst.domain.report import OrderReport
 from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.store import orders, positions
@@ -262,7 +262,7 @@ class OrderSubmission:
         for attempt in range(MAX_ATTEMPTS):
             row, why = await self._prepare_attempt(row, attempt, fresh_until)
             if why is not None:
-                return await self.resolution.mark_not_accepted(row, "SUBMIT_FAILED", why)
+                return await self.resolution.mark_not_accepted(row, NOT_SENT, why)
             report: OrderReport | None = None
             try:
                 report = await self.broker.submit(request_of(row), priority=priority_of(row))

@@ -146,7 +146,13 @@ class DailyLossLimit:
         async with self.store.tx("risk") as conn:
             realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
             await cycles.mark(
-                conn, self.cycle_id, realized=realized, unrealized=unrealized, at=self.clock.now()
+                conn,
+                self.cycle_id,
+                realized=realized,
+                unrealized=unrealized,
+                at=self.clock.now(),
+                max_positions=self.config.risk.max_positions,
+                max_daily_loss=self.config.risk.max_daily_loss,
             )
             result = await positions.day_result(conn, self.cycle_id)
             oversold = [orphan for orphan in await orphans.open_orphans(conn) if orphan.cost is not None]

@@ -195,7 +195,7 @@ class EmergencyStop:
             await self.load_unfinished()
             return
         self._set_unfinished(UnfinishedStop(reason, exit_all, cycle_id))
-        log.critical("emergency_stop", step="recorded", mailed=config.send_email_alert)
+        log.critical("emergency_stop", step="recorded")
 
     async def _stop_by_spool(self, reason: str, config: EmergencyConfig) -> bool:
         """Stop during a database outage; false when another attempt could exit more."""

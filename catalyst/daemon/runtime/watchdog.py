@@ -18,7 +18,7 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.runtime.supervisor import Loop, Supervisor
-from catalyst.daemon.trading_state.entry_gate import STOPPING
+from catalyst.domain.closed_entries import STOPPING
 
 log = structlog.get_logger()
 

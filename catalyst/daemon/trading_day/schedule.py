@@ -91,6 +91,11 @@ def market_day(session: Session, cfg: Config) -> tuple[ScheduledJob, ...]:
     return tuple(sorted(jobs, key=lambda scheduled: scheduled.at))
 
 
+def scan_times(jobs: Sequence[ScheduledJob]) -> tuple[datetime, ...]:
+    """Return the times of the scans among these jobs."""
+    return tuple(scheduled.at for scheduled in jobs if scheduled.job in (Job.FIRST_SCAN, Job.SCAN))
+
+
 def remaining(jobs: Sequence[ScheduledJob], now: datetime) -> tuple[ScheduledJob, ...]:
     """Return the jobs of a daemon that starts at `now`: every future job, and the past ones in LEVEL_TRIGGERED.
 

@@ -19,9 +19,14 @@ RETRY_PAUSE: Final = timedelta(seconds=5)
 
 
 async def next_session(broker: AlpacaBroker, store: Store, clock: Clock) -> Session:
-    """Return today's session, or the next one when today's is over or there is none; retry until one is read."""
+    """Return today's session, or the next one when today's is over or there is none; retry until one is read.
+
+    It is stored: a weekday before it without a row is a holiday.
+    """
     while (session := await current_or_next_session(broker, store, clock)) is None:
         await clock.sleep(RETRY_PAUSE)
+    async with store.tx("calendar") as conn:
+        await stored_sessions.put(conn, [session])
     return session
 
 

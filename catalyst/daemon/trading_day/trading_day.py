@@ -20,6 +20,7 @@ from catalyst.daemon.trading_day.end_of_day import EndOfDay
 from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.portfolio import read_portfolio
 from catalyst.daemon.trading_day.retention import delete_old_frames
+from catalyst.daemon.trading_day.scan_failures import ScanFailures
 from catalyst.daemon.trading_day.scan_records import records_of
 from catalyst.daemon.trading_day.scanner import Scanner, ScanResult
 from catalyst.daemon.trading_day.schedule import Job, ScheduledJob, missed_scans
@@ -28,7 +29,7 @@ from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain import cycle as machine
 from catalyst.domain.cycle import CycleStatus
-from catalyst.domain.errors import BrokerError
+from catalyst.domain.errors import AuthRefused, BrokerError
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, Session, start_of_day, trading_date
@@ -40,11 +41,12 @@ from catalyst.store import (
     latches,
     orders,
     positions,
+    risk_events,
     securities,
     trading_days,
 )
 from catalyst.store.cycles import CycleRow
-from catalyst.store.pool import Store
+from catalyst.store.pool import Connection, Store
 
 log = structlog.get_logger()
 
@@ -64,6 +66,7 @@ JOB_TIMEOUTS_S: Final = {
     Job.PRICE_SAMPLE: 60.0,
     Job.CLOSE: None,
 }
+MODE_CHANGED_EVENT: Final = "SESSION_MODE_CHANGED"
 ENTRY_JOBS: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, Job.SCAN})
 
 
@@ -79,6 +82,7 @@ class TradingDay:
     daily_loss_limit: DailyLossLimit
     emergency_stop: EmergencyStop
     scanner: Scanner
+    scan_failures: ScanFailures
     entries: EntryPlacement
     end_of_day: EndOfDay
     current_day: CurrentDay
@@ -110,6 +114,8 @@ class TradingDay:
             async with asyncio.timeout(JOB_TIMEOUTS_S.get(job, DEFAULT_JOB_TIMEOUT_S)):  # noqa: TID251 - real time, because a job may hang
                 await self._run_job(job)
         except Exception as error:  # the next job must still run
+            if job in (Job.FIRST_SCAN, Job.SCAN):
+                await self.scan_failures.record(error)
             if isinstance(error, BrokerError):
                 log.warning("job_failed", job=job, error=str(error))
             else:
@@ -169,6 +175,8 @@ class TradingDay:
                 config_hash=config.fingerprint,
                 at=now,
             )
+            if not is_new:
+                row = await self._put_settings(conn, row)
             latched = await latches.active_latches(conn)
             began_at = start_of_day(self.session.day)
             carried = await positions.mark_carried(conn, day_began_at=began_at, is_new_day=is_new)
@@ -204,6 +212,30 @@ class TradingDay:
         await (
             self.daily_loss_limit.check()
         )  # recovery may have booked a loss; check it before the first entry
+
+    async def _put_settings(self, conn: Connection, row: CycleRow) -> CycleRow:
+        """Store this start's settings in the resumed cycle; another mode than before is an event of the day."""
+        now, config = self.clock.now(), self.config.in_force
+        if row.mode != self.mode:
+            log.warning("session_mode_changed", before=row.mode, now=self.mode)
+            await risk_events.put(
+                conn,
+                event_type=MODE_CHANGED_EVENT,
+                severity="WARNING",
+                message=f"the session mode is {self.mode}; before this start it was {row.mode}",
+                facts={"before": row.mode, "now": self.mode},
+                at=now,
+                cycle_id=row.cycle_id,
+            )
+        return await cycles.put_settings(
+            conn,
+            row.cycle_id,
+            mode=self.mode,
+            max_positions=config.risk.max_positions,
+            max_daily_loss=config.risk.max_daily_loss,
+            scan_frequency=config.workflow.scan_frequency_minutes * 60,
+            at=now,
+        )
 
     async def log_missed_scans(self, jobs: Sequence[ScheduledJob]) -> None:
         """Log in one line the scans of the session that no daemon ran, as the stored scans show."""
@@ -291,6 +323,9 @@ class TradingDay:
             try:
                 await self.scanner.prepare(self.session)
                 break
+            except AuthRefused as error:
+                await self.scan_failures.record(error)
+                raise
             except BrokerError as error:
                 if pause is None:
                     raise
@@ -362,8 +397,9 @@ class TradingDay:
         try:
             scan_result = await self.scanner.scan(self.session, portfolio, account, slots=slots)
         except BrokerError as error:
-            log.warning("scan_failed", error=str(error))
+            await self.scan_failures.record(error)
             return None
+        self.scan_failures.clear()
         scan_id = await self._store_scan(scan_result)
         await self.current_day.advance(CycleStatus.EVALUATING)
         if trade and scan_result.plans and await self.current_day.advance(CycleStatus.TRADING):

@@ -33,6 +33,8 @@ class CurrentDay:
     clock: Clock
     session: Session | None = None  # None: the broker's calendar has not been read
     cycle_id: str | None = None  # None: this process run has begun no day yet
+    scan_failure: str | None = None  # of the last scan; None when it succeeded
+    _scan_times: tuple[datetime, ...] = ()  # of the schedule that runs
     _running_session: Session | None = None
 
     def set_session(self, session: Session | None) -> None:
@@ -51,6 +53,16 @@ class CurrentDay:
         """Record that every job of the day has run."""
         self._running_session = None
 
+    def set_scan_times(self, times: tuple[datetime, ...]) -> None:
+        """Set the times of the day's scans, by the schedule that runs."""
+        self._scan_times = times
+        self.gate.statement_changed.set()
+
+    def set_scan_failure(self, failure: str | None) -> None:
+        """Record why the last scan failed; None when it succeeded."""
+        self.scan_failure = failure
+        self.gate.statement_changed.set()
+
     @property
     def begun_cycle_id(self) -> str:
         """Cycle of the day, for callers that run only once a day has begun."""
@@ -67,6 +79,12 @@ class CurrentDay:
     @property
     def market_open(self) -> bool:
         return self.session is not None and self.session.phase(self.clock.now()) is Phase.OPEN
+
+    @property
+    def next_scan_at(self) -> datetime | None:
+        """Return the time of the next scheduled scan; None when none is due in this session."""
+        now = self.clock.now()
+        return next((at for at in self._scan_times if at > now), None)
 
     async def advance(self, to_status: CycleStatus) -> bool:
         """Move the cycle to another status; false when no transition leads there."""
