@@ -33,7 +33,9 @@ ALLOWED: Final = {
     "crash/random_faults.py": "prints how long the run took",
     "mutants/__main__.py": "prints how long the run took",
     "mutants/run.py": "prints how long each slip took",
-    "systemd_day/story.py": "waits for systemd, in a program of its own; keeps broker and database silent for a minute",
+    "systemd_day/story.py": "waits for systemd, in a program of its own; keeps broker and database silent",
+    "try_install/__main__.py": "prints how long each command took",
+    "minimum_machine.py": "prints how long each run took; waits for the end of killed processes",
     "cli/shell.py": "ends a wait after five minutes",
     "conformance/alpaca_trade_api_session.py": "a program of its own, run by the interpreter of another environment",
 }
