@@ -206,9 +206,7 @@ class RestClient:
         except BrokerError:
             raise
         except Exception as error:  # for any error it matters only whether the request was sent
-            raise _no_response_error(
-                verb, path, f"{type(error).__name__}: {error}", sent=attempt.sent
-            ) from error
+            raise _no_response_error(verb, path, _describe(error), sent=attempt.sent) from error
         finally:
             self.rate_limiter.record_response(response)
 
@@ -222,6 +220,15 @@ class RestClient:
             with self._sessions_lock:
                 self._sessions.append(session)
         return session
+
+
+def _describe(error: BaseException) -> str:
+    """Return the first cause of a failed request in a few words; requests wraps it in pools, URLs and addresses."""
+    if not isinstance(error, OSError):  # no error of the network: requests derives its own from OSError
+        return f"{type(error).__name__}: {error}"
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _no_response_error(verb: Verb, path: str, reason: str, *, sent: bool) -> BrokerError:

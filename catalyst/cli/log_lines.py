@@ -18,7 +18,8 @@ from catalyst.domain.errors import UserError
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 INDENT: Final = " " * 10  # of the facts that do not fit the first line
-_HEAD_KEYS: Final = frozenset({"at", "level", "event", "exception", "logger"})
+# `cycle_id` is the day, which has its own line.
+_HEAD_KEYS: Final = frozenset({"at", "level", "event", "exception", "logger", "cycle_id"})
 _FIRST_FACTS: Final = ("symbol", "symbols", "side", "qty", "price")  # in this order, before the others
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -156,12 +157,15 @@ def _ordered(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _value(value: object) -> str:
-    """Return a value as text; a list without its brackets, and quotes only where a text has blanks."""
+    """Return a value as text, a list or an object without its brackets; quotes only where a text has blanks."""
     if isinstance(value, list) and value and all(isinstance(each, str | int | float) for each in value):
         return printable(",".join(map(str, value)))
+    if isinstance(value, dict) and value:
+        value = ", ".join(f"{key} {each}" for key, each in value.items())
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
     text = printable(text)
-    return f'"{text}"' if " " in text or not text else text
+    quote = "'" if '"' in text else '"'
+    return f"{quote}{text}{quote}" if " " in text or not text else text
 
 
 def _symbols_of(facts: Mapping[str, Any]) -> set[str]:

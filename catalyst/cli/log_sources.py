@@ -49,7 +49,7 @@ async def file_lines(
     file after a rotation."""
     file = _open(path)
     try:
-        partial = ""
+        partial, size = "", os.fstat(file.fileno()).st_size
         waiting: deque[str] = deque(maxlen=last if follow else None)
         while True:
             while chunk := file.readline():
@@ -65,9 +65,10 @@ async def file_lines(
             if not follow:
                 break
             await clock.sleep(POLL_INTERVAL)
-            if _was_replaced(file, path):
+            if _was_replaced(file, path, size):
                 file.close()
                 file, partial = _open(path), ""
+            size = os.fstat(file.fileno()).st_size
         if partial:
             yield partial
     finally:
@@ -81,11 +82,11 @@ def _open(path: Path) -> TextIO:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _was_replaced(file: TextIO, path: Path) -> bool:
-    """Return whether the name leads to another file now, or the file became shorter."""
+def _was_replaced(file: TextIO, path: Path, size: int) -> bool:
+    """Return whether the name leads to another file now, or the file became shorter than `size` bytes."""
     try:
         present = path.stat()
     except FileNotFoundError:
         return False  # between two names of a rotation
     opened = os.fstat(file.fileno())
-    return (present.st_dev, present.st_ino) != (opened.st_dev, opened.st_ino) or present.st_size < file.tell()
+    return (present.st_dev, present.st_ino) != (opened.st_dev, opened.st_ino) or present.st_size < size

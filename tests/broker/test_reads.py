@@ -98,6 +98,15 @@ async def test_read_with_wrong_keys_raises_auth_refused(broker: AlpacaBroker, se
         await broker.positions()
 
 
+async def test_failed_request_names_its_cause_in_few_words(clock: ManualClock) -> None:
+    """The error has the request and the cause, without the client library's pools, URLs and addresses."""
+    broker = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
+    with pytest.raises(BrokerUnavailable) as failed:
+        await broker.account()
+    assert str(failed.value) == "GET /account: Connection refused"
+    await broker.close()
+
+
 # --- orders ------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from catalyst.cli.log_sources import file_lines
 from catalyst.clock import SystemClock
 from catalyst.domain.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 11, 30, 15, 0, tzinfo=UTC)  # 10:00 in New York
 
 
@@ -67,6 +68,8 @@ def test_log_line_fits_the_terminal_and_keeps_every_fact() -> None:
     assert lines[0].startswith("09:31:07  WARNING exit_refused  symbol=AAPL qty=20")
     assert all(len(part) <= 80 for part in lines)
     assert all(part.startswith(" " * 10) for part in lines[1:])
+    counts = parse_line(written("info", "scan_finished", counts={"listed": 4350, "scan": 200}))
+    assert list(format_line(counts, 80)) == ['09:31:07  scan_finished  counts="listed 4350, scan 200"']
     assert reason.split() == re.sub(r'.*reason="|"$', "", " ".join(part.strip() for part in lines)).split()
     assert len(list(format_line(line, None))) == 1
 
@@ -79,6 +82,20 @@ def test_log_line_shows_control_characters_as_escapes() -> None:
     assert shown == (r'09:31:07  note  symbol=A\x07 reason="x\x1b[2J\r\n09:31:07  daemon_ready\x9b31m\u202e"')
     (other,) = format_line(parse_line("no event \x1b[2J"), 80)
     assert other == r"no event \x1b[2J"
+
+
+def test_page_shows_a_recorded_demo_day_and_explains_each_event() -> None:
+    """docs/logs.md has the recorded lines as `catalyst logs` shows them at 80 columns; each event is in its table and
+    in the code."""
+    page = (ROOT / "docs" / "logs.md").read_text()
+    recorded = [parse_line(text) for text in (ROOT / "tests/cli/demo_day.jsonl").read_text().splitlines()]
+    shown = [part for line in recorded for part in format_line(line, 80)]
+    assert "```text\n" + "\n".join(["---- Wednesday 17 June 2026, New York time", *shown]) + "\n```" in page
+    assert max(map(len, shown)) <= 80
+    code = "\n".join(path.read_text() for path in (ROOT / "catalyst").rglob("*.py"))
+    for event in {line.event for line in recorded}:
+        assert f"`{event}`" in page.rpartition("```")[2], event
+        assert f'"{event}"' in code or (event.startswith("order_") and 'f"order_{' in code), event
 
 
 @pytest.mark.parametrize(
