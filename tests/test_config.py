@@ -601,6 +601,13 @@ def test_redis_variables_are_ignored_with_a_notice(name: str, environ: Callable[
     assert [notice for notice in load().notices if "REDIS_* is ignored" in notice]
 
 
+@pytest.mark.parametrize("name", ["NEWS_API_KEY", "BENZINGA_API_KEY"])
+def test_keys_of_other_news_sources_are_ignored_with_a_notice(name: str, environ: Callable[..., None]):
+    """A variable of the earlier .env that has no effect is named."""
+    environ(**{name: "abc123"})
+    assert [notice for notice in load().notices if name in notice and "are ignored" in notice]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [

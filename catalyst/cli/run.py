@@ -1,5 +1,7 @@
 """Commands that run the daemon and migrate its database."""
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -129,16 +131,15 @@ def _create_database(settings: Settings, *, login: str, new_password: bool, as_j
     dsn = url.get_secret_value()
     with translate_connection_errors(dsn):
         made = run_async(lambda: create_database(dsn, login=login, new_password=new_password))
+    # Nothing here is masked: the new password is stored nowhere else.
     if as_json:
-        print_result(made, True, list)
+        print_masked(json.dumps(asdict(made)))
         return
     typer.echo(f"the database {'is created' if made.database_created else 'existed'}", err=True)
     typer.echo(f"roles created: {', '.join(made.roles_created) or 'none'}", err=True)
     typer.echo(f"migrations applied: {len(made.migrations_applied)}", err=True)
-    if made.database_created or made.login in made.roles_created or made.password_set:
+    if made.has_new_login:
         typer.echo("the daemon's line of .env, shown once:", err=True)
-        print_masked(
-            f"DATABASE_URL={made.url}"
-        )  # unmasked: the password is made here and stored nowhere else
+        print_masked(f"DATABASE_URL={made.url}")
     else:
         typer.echo(f"{made.login} keeps its password; --new-password gives it another", err=True)

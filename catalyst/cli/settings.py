@@ -44,13 +44,23 @@ def read_settings(path: Path | None) -> Settings:
 
     Raises ConfigInvalid.
     """
-    chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
+    chosen = path if path is not None else CONFIG_FILE if _is_here(CONFIG_FILE) else None
     return load(chosen, env_file=secrets_file())
 
 
 def secrets_file() -> Path | None:
     """Return ./.env when it exists, else None."""
-    return SECRETS_FILE if SECRETS_FILE.is_file() else None
+    return SECRETS_FILE if _is_here(SECRETS_FILE) else None
+
+
+def _is_here(name: Path) -> bool:
+    """Return true when the working folder has the file. Raises ConfigInvalid when the folder cannot be searched."""
+    try:
+        return name.is_file()
+    except PermissionError:
+        raise ConfigInvalid(
+            "the working folder cannot be read by this user: change to another one, for example with `cd /`"
+        ) from None
 
 
 def open_clock(settings: Settings, *, drive: bool = False) -> Clock:

@@ -11,7 +11,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -128,17 +127,14 @@ def _without_none(annotation: Any) -> tuple[Any, ...]:
 
 def _bounds_text(info: FieldInfo) -> str:
     """Return the bounds of a number: `1 to 50`, `above 0 to 100`, `0 or more`."""
-    low = high = ""
-    for item in info.metadata:
-        match item:
-            case Gt():
-                low = f"above {value_text(item.gt)}"
-            case Ge() if not low:
-                low = value_text(item.ge)
-            case Le():
-                high = value_text(item.le)
-            case Lt():
-                high = f"below {value_text(item.lt)}"
+    limits = {
+        name: value_text(limit)
+        for item in info.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if (limit := getattr(item, name, None)) is not None
+    }
+    low = f"above {limits['gt']}" if "gt" in limits else limits.get("ge", "")
+    high = f"below {limits['lt']}" if "lt" in limits else limits.get("le", "")
     if low and high:
         return f"{low} to {high}"
     return high or (low if low.startswith("above") or not low else f"{low} or more")

@@ -39,6 +39,12 @@ class CreatedDatabase:
     password_set: bool
     url: str
 
+    @property
+    def has_new_login(self) -> bool:
+        """Return true when `url` can be used as it is and was not known before this run."""
+        is_new = self.database_created or self.login in self.roles_created
+        return self.password_set or (is_new and is_local(self.url))
+
 
 async def create_database(
     dsn: str, *, login: str = DAEMON_ROLE, new_password: bool = False

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import pwd
 import stat
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typer.testing import CliRunner
 
 from catalyst.cli.app import app
 from catalyst.cli.init import ENV_HEADER
+from catalyst.cli.settings import read_settings
 from catalyst.config.env_file import read_env_file
 from catalyst.config.loader import load
 from catalyst.config.schema import Mode
 from catalyst.config.settings import Environment
 from catalyst.config.sources import effective_values
 from catalyst.domain.errors import ConfigInvalid, UserError
+from catalyst.installation import shipped_folder
 
 KEYS = {"ALPACA_API_KEY": "PKTEST0123456789", "ALPACA_SECRET_KEY": "s3cret-of-the-paper-account"}
 
@@ -215,3 +218,48 @@ def read_terminal(master: int) -> str:
         return os.read(master, 4096).decode()
     except OSError:
         return ""
+
+
+def test_init_gives_the_secrets_to_their_owner(folder: Path) -> None:
+    """`--owner` gives .env to that user; an unknown one is refused and nothing is written."""
+    with pytest.raises(UserError, match=r"\.env\.new cannot be given to nobody-of-that-name"):
+        run_init("--mode", "sim", "--owner", "nobody-of-that-name")
+    assert list(folder.iterdir()) == []
+    run_init("--mode", "sim", "--owner", pwd.getpwuid(os.geteuid()).pw_name)
+    assert (folder / ".env").stat().st_uid == os.geteuid()
+
+
+def test_installed_command_runs_init_as_root(folder: Path) -> None:
+    """The installed wrapper runs every command as the service's user, but `init` as root, for the service's user."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, text in (
+        ("id", "echo 0"),
+        ("setpriv", 'echo unprivileged "$@"'),
+        ("catalyst", 'echo root "$@"'),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    script = (shipped_folder("systemd") / "catalyst.sh").read_text()
+    script = script.replace("/etc/catalyst", str(folder)).replace("/opt/catalyst/bin", str(programs))
+
+    def run(*arguments: str) -> str:
+        command = ["/bin/sh", "-c", script, "catalyst", *arguments]
+        return subprocess.run(
+            command, env={"PATH": f"{programs}:/usr/bin:/bin"}, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert run("init", "--mode", "paper") == "root init --owner catalyst --mode paper\n"
+    assert run("status", "--json").startswith("unprivileged --reuid=catalyst")
+    assert run().startswith("unprivileged")
+
+
+def test_unreadable_working_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command in a folder that its user may not enter, as root's home, says so instead of ignoring the files."""
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(ConfigInvalid, match="the working folder cannot be read by this user"):
+        read_settings(None)

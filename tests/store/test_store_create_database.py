@@ -73,6 +73,7 @@ async def test_one_run_creates_everything_and_a_second_changes_nothing(administr
     assert (again.database_created, again.roles_created, again.migrations_applied, again.password_set) == (
         False, (), (), False,
     )  # fmt: skip
+    assert (made.has_new_login, again.has_new_login) == (True, False)
 
 
 async def test_later_migration_keeps_owner_and_rights(
