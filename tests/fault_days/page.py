@@ -30,7 +30,7 @@ def render_verdict(verdict: Verdict) -> str:
     return "\n".join([head, *facts, *(f"      {text}" for text in verdict.violations)])
 
 
-def render_page(verdicts: Sequence[Verdict], commit: str, *, short: bool = False) -> str:
+def render_page(verdicts: Sequence[Verdict], commit: str) -> str:
     """Render docs/fault-days.md from the verdicts of one run."""
     fired, incidents = Counter[str](), Counter[str]()
     for verdict in verdicts:
@@ -60,7 +60,7 @@ def render_page(verdicts: Sequence[Verdict], commit: str, *, short: bool = False
         "",
         _total(verdicts, commit),
         "",
-        f"Repeat a day with `python -m tests.fault_days --replay SEED{' --short' if short else ''}`.",
+        "Repeat a day with `python -m tests.fault_days --replay SEED`.",
         "",
     ]
     red = [verdict for verdict in verdicts if not verdict.passed]

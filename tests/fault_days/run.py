@@ -95,14 +95,14 @@ def main() -> int:
     seeds = range(options.first_seed, options.first_seed + options.days)
     for seed in seeds if options.days == 1 else []:
         print(draw_plan(seed, short=options.short), flush=True)
-    verdicts = []
+    verdicts: list[Verdict] = []
     for verdict in run_days(seeds, short=options.short, workers=options.workers, keep=options.keep):
-        verdicts.append(verdict)
+        verdicts = sorted([*verdicts, verdict], key=lambda each: each.seed)
         print(render_verdict(verdict), flush=True)
-    verdicts.sort(key=lambda each: each.seed)
-    page = render_page(verdicts, _commit(), short=options.short)
-    if options.replay is None and not options.short:
-        PAGE.write_text(page)
+        if (
+            options.replay is None and not options.short
+        ):  # after each day: a stopped run leaves what it has found
+            PAGE.write_text(render_page(verdicts, _commit()))
     red = [verdict.seed for verdict in verdicts if not verdict.passed]
     print(f"{len(verdicts) - len(red)} of {len(verdicts)} days green", *(["; red:", *red] if red else []))
     return 1 if red else 0
