@@ -20,6 +20,7 @@ import yaml
 
 from catalyst.clock import NEW_YORK, ScaledClock
 from catalyst.demo.processes import ChildProcess, start_child
+from catalyst.domain.refusals import KnownRefusal
 from tests.dbfaults.dedicated_server import DedicatedServer, open_dedicated_server
 from tests.fault_days.network import Network, NetworkFault, open_network
 from tests.fault_days.plan import DayPlan, Incident, IncidentKind
@@ -58,6 +59,21 @@ CONFIG: Final[dict[str, dict[str, object]]] = {
     "positions": {"max_hold_time_minutes": 45},
     "log": {"format": "json"},
 }
+
+
+RULE: Final = "incident"
+LATE_LISTS: Final = {
+    "id": RULE, "kind": "slow", "method": "GET", "route": "/v2/orders", "seconds": 8, "count": 0,
+}  # fmt: skip
+
+
+def _refused_sales(refusal: KnownRefusal) -> dict[str, object]:
+    """Return the fault rule that refuses every plain sale of an exit."""
+    return {
+        "id": RULE, "kind": "status_before", "method": "POST", "route": "/v2/orders", "count": 0,
+        "client_order_id": "cat-*-[xf]", "status": refusal.http_status, "code": refusal.code,
+        "message": refusal.message,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +124,7 @@ class FaultDay:
     _armed: Incident | None = None
     _log_offset: int = 0
     _begun: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_stopped: bool = False  # SIGTERM was sent
 
     # ------------------------------------------------------------------ processes
 
@@ -245,6 +262,11 @@ class FaultDay:
                 self.to_exchange.begin(incident.network or NetworkFault.CUT, incident.delay_s)
             case IncidentKind.DATABASE_NETWORK:
                 self.to_database.begin(incident.network or NetworkFault.CUT, incident.delay_s)
+            case IncidentKind.REFUSED_SALES:
+                assert incident.refusal is not None
+                await self.admin("faults", _refused_sales(incident.refusal))
+            case IncidentKind.LATE_LISTS:
+                await self.admin("faults", LATE_LISTS)
 
     async def _end(self, incident: Incident) -> None:
         """Undo an incident: every process runs again, the network is healthy."""
@@ -265,6 +287,10 @@ class FaultDay:
                 self.to_exchange.heal()
             case IncidentKind.DATABASE_NETWORK:
                 self.to_database.heal()
+            case IncidentKind.REFUSED_SALES | IncidentKind.LATE_LISTS:
+                url = f"http://127.0.0.1:{self.port}/admin/faults?id={RULE}"
+                async with self.http.delete(url) as response:
+                    assert response.status == 200
 
     # ------------------------------------------------------------------ the day
 
@@ -309,6 +335,15 @@ class FaultDay:
                 return
             if self.daemon.exit_code is not None:
                 await self._restart_daemon(now)
+            stop_after = self.plan.sigterm_at
+            if (
+                stop_after is not None
+                and not self._is_stopped
+                and now >= start + timedelta(minutes=stop_after)
+            ):
+                self._is_stopped = True
+                self.record.done.append(f"{now.astimezone(NEW_YORK):%H:%M:%S} SIGTERM")
+                self.daemon.send_signal(signal.SIGTERM)
             if incident is None and waiting and now >= start + timedelta(minutes=waiting[0].at):
                 incident, armed_at = waiting.pop(0), now
                 self._begun.clear()
@@ -324,10 +359,11 @@ class FaultDay:
         return datetime.combine(self.plan.day, self.plan.start, NEW_YORK)
 
     def _has_ended(self) -> bool:
-        """Return whether the daemon has ended after the close with a code after which nobody starts it again."""
+        """Return whether the daemon has ended with a code after which nobody starts it again: after the close, or after
+        a SIGTERM."""
         assert self.daemon is not None
         close = self._start + timedelta(minutes=self.plan.minutes)
-        return self.daemon.exit_code in END_CODES and self.clock.now() >= close
+        return self.daemon.exit_code in END_CODES and (self._is_stopped or self.clock.now() >= close)
 
     def _has_slow_request(self) -> bool:
         networks = (self.to_exchange, self.to_database)

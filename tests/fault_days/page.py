@@ -30,7 +30,7 @@ def render_verdict(verdict: Verdict) -> str:
     return "\n".join([head, *facts, *(f"      {text}" for text in verdict.violations)])
 
 
-def render_page(verdicts: Sequence[Verdict], commit: str, *, short: bool = False) -> str:
+def render_page(verdicts: Sequence[Verdict], commit: str) -> str:
     """Render docs/fault-days.md from the verdicts of one run."""
     fired, incidents = Counter[str](), Counter[str]()
     for verdict in verdicts:
@@ -44,8 +44,9 @@ def render_page(verdicts: Sequence[Verdict], commit: str, *, short: bool = False
         "Daemon, `catalyst sim` and PostgreSQL run as processes; the daemon reaches the other two through a network",
         f"of our own. About 40 kinds of faults happen at {RATES[0]:.1%} to {RATES[-1]:.1%} of their occasions, rare",
         f"kinds at {RARE_RATES[0]:.0%} to {RARE_RATES[-1]:.0%}, and never end. Daemon, postmaster and exchange are",
-        "killed, the daemon is paused, the network delays, cuts, resets, stalls and half-opens connections; more",
-        "than half of these incidents begin at a request that changes an order. An exchange that was killed",
+        "killed, the daemon is paused, the network delays, cuts, resets, stalls and half-opens connections, sales",
+        "are refused for each known reason, lists answer eight seconds late, some days end with SIGTERM; more than",
+        "half of these incidents begin at a request that changes an order. An exchange that was killed",
         f"continues from its `--state`. The market runs {SPEED:.0f} times as fast as real time, {HELD_SPEED:.0f} times",
         "while the daemon has a request or transaction in flight, and",
         f"{INCIDENT_SPEED:.0f} times from an incident until 10 market seconds after recovery.",
@@ -59,7 +60,7 @@ def render_page(verdicts: Sequence[Verdict], commit: str, *, short: bool = False
         "",
         _total(verdicts, commit),
         "",
-        f"Repeat a day with `python -m tests.fault_days --replay SEED{' --short' if short else ''}`.",
+        "Repeat a day with `python -m tests.fault_days --replay SEED`.",
         "",
     ]
     red = [verdict for verdict in verdicts if not verdict.passed]

@@ -1,11 +1,13 @@
 """Plan of a fault day: market, fault rates and incidents, all drawn from one seed."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from enum import StrEnum
 from typing import Final
 
+from catalyst.domain.refusals import KNOWN_REFUSALS, KnownRefusal
 from catalyst.simulator.faults.rules import FaultKind
 from tests.fault_days.network import NetworkFault
 
@@ -52,11 +54,12 @@ SHARE_OF_KINDS: Final = 0.8  # of all kinds, in one day
 ORDINARY_DAY: Final = date(2026, 6, 17)
 HALF_DAY: Final = date(2026, 11, 27)
 DURATIONS_S: Final = (2.0, 6.0, 15.0, 40.0)  # market seconds
+SIGTERM_SHARE: Final = 0.15  # of the whole days
 REQUESTS: Final = (b"POST /v2/orders ", b"DELETE /v2/orders/", b"PATCH /v2/orders/")
 
 
 class IncidentKind(StrEnum):
-    """Everything that is done to the processes and their network."""
+    """Everything that happens at once, beside the faults by probability."""
 
     KILL_DAEMON = "daemon killed"
     PAUSE_DAEMON = "daemon paused"
@@ -64,13 +67,16 @@ class IncidentKind(StrEnum):
     KILL_EXCHANGE = "exchange killed"
     EXCHANGE_NETWORK = "network to the exchange"
     DATABASE_NETWORK = "network to the database"
+    REFUSED_SALES = "sales refused"
+    LATE_LISTS = "lists of orders eight seconds late"
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
     """One incident: from `at` on (minutes after the start), at the next `request` if there is one, for `seconds`.
 
-    `before`: the request does not pass first. `network` and `delay_s` (real seconds) belong to the kinds of network.
+    `before`: the request does not pass first. `network` and `delay_s` (real seconds) belong to the kinds of network,
+    `refusal` to refused sales.
     """
 
     at: float
@@ -80,9 +86,11 @@ class Incident:
     before: bool = True
     network: NetworkFault | None = None
     delay_s: float = 0.0
+    refusal: KnownRefusal | None = None
 
     def __str__(self) -> str:
-        what = f"{self.kind} ({self.network})" if self.network else str(self.kind)
+        detail = self.network or (self.refusal and self.refusal.reason)
+        what = f"{self.kind} ({detail})" if detail else str(self.kind)
         moment = "before" if self.before else "after"
         when = f", {moment} {self.request.decode().strip()}" if self.request else ""
         return f"{self.at:.0f} min: {what} for {self.seconds:.0f} s{when}"
@@ -98,6 +106,7 @@ class DayPlan:
     symbols: int
     rates: dict[FaultKind, float]
     incidents: tuple[Incident, ...]
+    sigterm_at: float | None = None  # minutes after the start; None: the daemon ends the day itself
 
     @property
     def minutes(self) -> float:
@@ -109,17 +118,19 @@ class DayPlan:
         lines = [
             f"seed {self.seed}: {self.day} from {self.start:%H:%M}, {len(self.rates)} fault kinds",
         ]
-        return "\n  ".join(lines + [str(incident) for incident in self.incidents])
+        lines += [str(incident) for incident in self.incidents]
+        lines += [] if self.sigterm_at is None else [f"{self.sigterm_at:.0f} min: SIGTERM"]
+        return "\n  ".join(lines)
 
 
 def draw_plan(seed: int, *, short: bool = False) -> DayPlan:
-    """Draw a whole day, or a short one: the last 110 minutes, with three incidents."""
+    """Draw a whole day, or a short one: the last 90 minutes, with three incidents that are not long."""
     draw = random.Random(seed)
     kinds = [kind for kind in FAULT_KINDS if draw.random() < SHARE_OF_KINDS]
     rates = {kind: draw.choice(RARE_RATES if kind in RARE_KINDS else RATES) for kind in kinds}
     rates |= dict.fromkeys(HANGING_KINDS & rates.keys(), HANGING_RATE)
     day = HALF_DAY if not short and draw.random() < 0.1 else ORDINARY_DAY
-    start = time(14, 10) if short else time(9, 20)
+    start = time(14, 30) if short else time(9, 20)
     plan = DayPlan(seed, day, start, 300, rates, ())
     count = 3 if short else round(plan.minutes / 390 * draw.randint(8, 14))
     # The end of the day has the most exits: a third of the incidents hits its last quarter of an hour.
@@ -129,19 +140,24 @@ def draw_plan(seed: int, *, short: bool = False) -> DayPlan:
         else draw.uniform(12, plan.minutes - 15)
         for _ in range(count)
     ]
-    return DayPlan(seed, day, start, 300, rates, tuple(_draw_incident(draw, at) for at in sorted(times)))
+    durations = DURATIONS_S[:-1] if short else DURATIONS_S
+    incidents = tuple(_draw_incident(draw, at, durations) for at in sorted(times))
+    has_sigterm = not short and draw.random() < SIGTERM_SHARE
+    sigterm_at = draw.uniform(60, plan.minutes - 2) if has_sigterm else None
+    return DayPlan(seed, day, start, 300, rates, incidents, sigterm_at)
 
 
-def _draw_incident(draw: random.Random, at: float) -> Incident:
-    kind = draw.choice(list(IncidentKind))
+def _draw_incident(draw: random.Random, at: float, durations: Sequence[float]) -> Incident:
+    kind = draw.choice([*IncidentKind, IncidentKind.KILL_DAEMON])
     request = draw.choice(REQUESTS) if draw.random() < 0.6 else None
     is_network = kind in (IncidentKind.EXCHANGE_NETWORK, IncidentKind.DATABASE_NETWORK)
     return Incident(
         at,
         kind,
-        draw.choice(DURATIONS_S),
+        draw.choice(durations),
         request,
         draw.random() < 0.5,
         draw.choice(list(NetworkFault)) if is_network else None,
         draw.choice((0.1, 0.5, 2.0)),
+        draw.choice(KNOWN_REFUSALS) if kind is IncidentKind.REFUSED_SALES else None,
     )

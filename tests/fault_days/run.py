@@ -1,7 +1,7 @@
 """Fault days: whole days of real processes under random faults that never end, drawn from seeds, and judged.
 
     python -m tests.fault_days --days 20 --first-seed 1       writes docs/fault-days.md
-    python -m tests.fault_days --days 1 --short               the last 110 minutes of a day; writes no page
+    python -m tests.fault_days --days 1 --short               the last 90 minutes of a day; writes no page
     python -m tests.fault_days --replay 17                    one day: prints its plan, keeps its folder
 
 The exit code is 1 when a day has a violation. A seed draws the same market, faults and incidents each time; which
@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--short", action="store_true", help="the last 110 minutes of a day; write no page")
+    parser.add_argument("--short", action="store_true", help="the last 90 minutes of a day; write no page")
     parser.add_argument("--replay", type=int, help="run one seed and keep its folder")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "fault-days")
     options = parser.parse_args()
@@ -95,14 +95,14 @@ def main() -> int:
     seeds = range(options.first_seed, options.first_seed + options.days)
     for seed in seeds if options.days == 1 else []:
         print(draw_plan(seed, short=options.short), flush=True)
-    verdicts = []
+    verdicts: list[Verdict] = []
     for verdict in run_days(seeds, short=options.short, workers=options.workers, keep=options.keep):
-        verdicts.append(verdict)
+        verdicts = sorted([*verdicts, verdict], key=lambda each: each.seed)
         print(render_verdict(verdict), flush=True)
-    verdicts.sort(key=lambda each: each.seed)
-    page = render_page(verdicts, _commit(), short=options.short)
-    if options.replay is None and not options.short:
-        PAGE.write_text(page)
+        if (
+            options.replay is None and not options.short
+        ):  # after each day: a stopped run leaves what it has found
+            PAGE.write_text(render_page(verdicts, _commit()))
     red = [verdict.seed for verdict in verdicts if not verdict.passed]
     print(f"{len(verdicts) - len(red)} of {len(verdicts)} days green", *(["; red:", *red] if red else []))
     return 1 if red else 0
