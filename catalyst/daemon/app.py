@@ -16,7 +16,7 @@ import structlog
 
 from catalyst.clock import Clock, waiting
 from catalyst.config.settings import Settings
-from catalyst.daemon.components import Components, describe_state
+from catalyst.daemon.components import Components, describe_positions, describe_state
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.config_reload import ConfigReload
 from catalyst.daemon.runtime.heartbeat import Heartbeat
@@ -83,6 +83,7 @@ async def recover_and_run(
     components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
 ) -> ExitCode:
     """Recover, then run every loop until a signal, a successor, or the end of the only day."""
+    stop.describe_positions = lambda: describe_positions(components)
     watchdog = _build_watchdog(components)
     async with watchdog.watching():
         return await _recover_and_run(components, lease, stop, watchdog, once=once)
@@ -162,7 +163,8 @@ async def run_loops(
             components.clock,
             stop.reload_requested,
         ).run,
-        "sessions": lambda: run_sessions(components, command_inserted, stop, once=once),
+        "commands": _build_commands(components, command_inserted).run,
+        "sessions": lambda: run_sessions(components, stop, once=once),
     }
     async with components.supervisor.running(loops):
         log.info("daemon_ready", gate=sorted(components.gate.reasons))
@@ -185,25 +187,26 @@ async def consume_stream(components: Components) -> None:
     await components.stream_consumer.run()
 
 
-async def run_sessions(
-    components: Components, command_inserted: ChangeSignal, stop: StopRequest, *, once: bool
-) -> None:
-    """Run one session after the other, from the one that is open or next."""
-    clock, day, current_day = components.clock, components.trading_day, components.current_day
-    commands = OperatorCommands(
+def _build_commands(components: Components, command_inserted: ChangeSignal) -> OperatorCommands:
+    return OperatorCommands(
         components.store,
         command_inserted,
-        day,
+        components.trading_day,
         components.entries,
         components.emergency_stop,
         components.flatten,
         components.reconciler,
-        current_day,
+        components.current_day,
         components.exits,
         components.gate,
         components.safe_mode,
-        clock,
+        components.clock,
     )
+
+
+async def run_sessions(components: Components, stop: StopRequest, *, once: bool) -> None:
+    """Run one session after the other, from the one that is open or next."""
+    clock, day, current_day = components.clock, components.trading_day, components.current_day
     while True:
         # A session is running when this loop failed and was restarted.
         session = current_day.running_session or await next_session(
@@ -217,9 +220,7 @@ async def run_sessions(
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
         await clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
         await day.begin()
-        async with components.supervisor.running(
-            {"commands": commands.run, "enforce_flat": day.enforce_flat}
-        ):
+        async with components.supervisor.running({"enforce_flat": day.enforce_flat}):
             jobs = market_day(session, components.config.in_force)
             await day.log_missed_scans(jobs)
             await run_schedule(remaining(jobs, clock.now()), clock, day.run)

@@ -7,7 +7,7 @@ the broker accepts each id once.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -111,17 +111,21 @@ class OutageExit:
         market_open: bool,
         purpose: Purpose = Purpose.FLATTEN,
         keep_running: bool = False,
+        latch_until: datetime | None = None,
     ) -> OutageFlatResult:
         """Exit everything that is ours; return when the account is proven flat, or after `within`.
 
         With `market_open` false, only orders that protect no shares are cancelled. `keep_running`: this process goes
         on, and sends no other order in the exited symbols until the spool is imported. `latch`: also write it to the
-        spool.
+        spool; with `latch_until` it ends with the first session after it, and is not set when nothing was to exit.
         """
         async with self.lock:
             log.critical("outage_flatten", reason=reason, by=by, spool=str(self.spool.path))
             if latch is not None:
-                self.spool.write(SpoolEntryKind.LATCH, self.clock.now(), name=latch, reason=reason, by=by)
+                until = None if latch_until is None else latch_until.isoformat()
+                self.spool.write(
+                    SpoolEntryKind.LATCH, self.clock.now(), name=latch, reason=reason, by=by, until=until
+                )
             symbols = self.requests.symbols
             previous_symbols = symbols.symbols(SymbolReason.OUTAGE_EXIT)
             if keep_running:
