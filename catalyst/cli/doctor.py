@@ -14,7 +14,7 @@ from catalyst.cli.settings import (
     database_dsn,
     open_clock,
     open_migrated_store,
-    read_settings,
+    read_addresses,
     run_async,
     translate_connection_errors,
 )
@@ -53,7 +53,7 @@ def doctor(
     from catalyst.doctor.issues import RECONCILE
 
     try:
-        settings = read_settings(config)
+        settings = read_addresses(config).settings
         if resolve is not None:
             _resolve_quarantine(settings, resolve)
         examination = _examine(settings, whole_journal=journal)

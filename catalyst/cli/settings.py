@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from catalyst.clock import Clock, ScaledClock, SystemClock
+from catalyst.config.addresses import Addresses, load_addresses
 from catalyst.config.loader import load
 from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
@@ -46,6 +47,22 @@ def read_settings(path: Path | None) -> Settings:
     """
     chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
     return load(chosen, env_file=secrets_file())
+
+
+def read_addresses(path: Path | None, *, tell: bool = True) -> Addresses:
+    """Return the settings; of an invalid configuration only its addresses, with a notice on stderr (`tell`).
+
+    For commands that only stop, leave or show. Raises ConfigInvalid when the database's address is what is not valid.
+    """
+    chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
+    addresses = load_addresses(chosen, env_file=secrets_file())
+    if tell and addresses.problem is not None:
+        typer.secho(
+            f"catalyst: the configuration is not valid, only its addresses are used: {addresses.problem}",
+            err=True,
+            fg=typer.colors.YELLOW,
+        )
+    return addresses
 
 
 def secrets_file() -> Path | None:
@@ -181,8 +198,8 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def query_store(config: Path | None, query: "Callable[[Store, Settings], Coroutine[Any, Any, T]]") -> T:
-    """Run a query on the migrated database of the settings and return its result."""
-    settings = read_settings(config)
+    """Run a query on the migrated database of the settings and return its result; it needs only the addresses."""
+    settings = read_addresses(config).settings
     clock = open_clock(settings)
 
     async def run_query(dsn: str) -> T:

@@ -45,6 +45,7 @@ from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remain
 from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease
 from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
+from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK
 from catalyst.store.notifications import listen
 
@@ -56,11 +57,18 @@ THREAD_SWITCH_INTERVAL_S: Final = (
 )
 
 
-async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False) -> ExitCode:
+async def run(
+    settings: Settings,
+    dsn: str,
+    clock: Clock,
+    *,
+    once: bool = False,
+    flatten_by: str | None = None,
+) -> ExitCode:
     """Run the daemon until a signal, or with `once` until the day's cycle ends. Return the exit code.
 
-    With `once` it is 0 when the account is proven flat, else 2. Raises UserError when the operator must act:
-    schema, lock, account, broker address.
+    With `once` it is 0 when the account is proven flat, else 2. `flatten_by`: recover, flatten for this person and end.
+    Raises UserError when the operator must act: schema, lock, account, broker address.
     """
     sys.setswitchinterval(THREAD_SWITCH_INTERVAL_S)
     stop = StopRequest()
@@ -76,6 +84,8 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
         gate = EntryGate()
         store = await open_database(stack, dsn, clock, gate)
         components, holding = await acquire_account(stack, settings, store, clock, gate, account)
+        if flatten_by is not None:
+            stop.request(flatten_by, flatten=True, close_reason=CloseReason.MANUAL)
         return await recover_and_run(components, holding, stop, once=once)
 
 

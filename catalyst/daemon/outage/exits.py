@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
-ORDER_LOOKBACK: Final = timedelta(days=1)  # our orders of this time also determine our symbols
+ORDER_LOOKBACK: Final = timedelta(days=1)  # our orders of this time also determine our symbols and shares
 CLIENT_ID_ROLE: Final = "z"
 ZERO: Final = Decimal(0)
 
@@ -96,6 +96,7 @@ class OutageExit:
     proofs: FlatProofFiles
     clock: Clock
     installation: str
+    order_lookback: timedelta = ORDER_LOOKBACK
     lock: TurnsLock = field(default_factory=TurnsLock)
     _cancels: CancelThrottle[str] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
     _accepted_orders: dict[str, str] = field(default_factory=dict)  # client order id → symbol
@@ -237,7 +238,7 @@ class OutageExit:
         """Read the broker's orders and positions; None when either read fails."""
         try:
             all_parents = await self.broker.orders(
-                status="all", after=self.clock.now() - ORDER_LOOKBACK, priority=Priority.EXIT
+                status="all", after=self.clock.now() - self.order_lookback, priority=Priority.EXIT
             )
             positions = await self.broker.positions(priority=Priority.EXIT)
         except BrokerError as error:
@@ -362,7 +363,7 @@ class OutageExit:
             self._own_orders(orders, {row.alpaca_order_id for row in stored_rows if row.alpaca_order_id})
         )
         is_older = any(
-            row.symbol == held.symbol and row.entry_time < self.clock.now() - ORDER_LOOKBACK
+            row.symbol == held.symbol and row.entry_time < self.clock.now() - self.order_lookback
             for row in self.last_known.positions
         )
         available_qty = abs(whole_shares(held.available)) or abs(whole_shares(held.quantity))
