@@ -9,6 +9,7 @@ from catalyst.cli.settings import (
     ConfigOption,
     JsonOption,
     database_dsn,
+    database_server,
     is_embedded,
     open_clock,
     open_migrated_store,
@@ -43,14 +44,14 @@ def run(
     from catalyst.daemon import app
 
     settings = read_settings(config)
-    with database_dsn(settings) as dsn:
+    with database_server(settings) as (dsn, server):
         clock = open_clock(settings)
         logs.configure(settings, clock)
         run_async(lambda: _require_current_schema(dsn, clock))
         if exit_with_parent:
             parent_watch.exit_with_parent(parent_watch.ParentExitSignal.KEEP_POSITIONS)
         driving_clock = open_clock(settings, drive=True)
-        code = run_async(lambda: app.run(settings, dsn, driving_clock, once=once))
+        code = run_async(lambda: app.run(settings, dsn, driving_clock, once=once, server=server))
     raise typer.Exit(int(code))
 
 

@@ -18,6 +18,7 @@ from catalyst.domain.errors import ConfigInvalid, DatabasePooled, DatabaseUnavai
 from catalyst.domain.secret_mask import mask_text
 
 if TYPE_CHECKING:
+    from catalyst.embedded import EmbeddedPostgres
     from catalyst.store.pool import Store
 
 T = TypeVar("T")
@@ -118,14 +119,23 @@ def is_embedded(settings: Settings) -> bool:
 
 @contextmanager
 def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
-    """Yield the DSN of the database; the embedded server runs for the length of the block.
+    """Yield the DSN of the database, as `database_server` does."""
+    with database_server(settings, create=create) as (dsn, _):
+        yield dsn
+
+
+@contextmanager
+def database_server(
+    settings: Settings, *, create: bool = True
+) -> "Iterator[tuple[str, EmbeddedPostgres | None]]":
+    """Yield the DSN of the database and its embedded server, which runs for the length of the block.
 
     With `create` the embedded database is created and migrated. Without it the database must exist, so that a
     read-only command creates no files. Raises DatabaseUnreachable when it does not exist.
     """
     url = settings.env.database_url
     if url is not None:
-        yield url.get_secret_value()
+        yield url.get_secret_value(), None
         return
     from catalyst import embedded
     from catalyst.store.migrate import migrate
@@ -138,7 +148,7 @@ def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
     with embedded.start(settings.data_dir) as server:
         if create:
             run_async(lambda: migrate(server.dsn))
-        yield server.dsn
+        yield server.dsn, server
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components, describe_positions, describe_state
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.config_reload import ConfigReload
+from catalyst.daemon.runtime.database_server import DatabaseServerWatch
 from catalyst.daemon.runtime.heartbeat import Heartbeat
 from catalyst.daemon.runtime.supervisor import Loop
 from catalyst.daemon.runtime.watchdog import Watchdog
@@ -47,6 +48,7 @@ from catalyst.daemon.trading_state.account_lease import AccountLease
 from catalyst.daemon.trading_state.entry_gate import STOPPING, EntryGate
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK
+from catalyst.embedded import EmbeddedPostgres
 from catalyst.store.notifications import listen
 
 log = structlog.get_logger()
@@ -63,11 +65,13 @@ async def run(
     clock: Clock,
     *,
     once: bool = False,
+    server: EmbeddedPostgres | None = None,
     flatten_by: str | None = None,
 ) -> ExitCode:
     """Run the daemon until a signal, or with `once` until the day's cycle ends. Return the exit code.
 
-    With `once` it is 0 when the account is proven flat, else 2. `flatten_by`: recover, flatten for this person and end.
+    With `once` it is 0 when the account is proven flat, else 2. `server`: the embedded server of the database, started
+    again when it ends. `flatten_by`: recover, flatten for this person and end.
     Raises UserError when the operator must act: schema, lock, account, broker address.
     """
     sys.setswitchinterval(THREAD_SWITCH_INTERVAL_S)
@@ -86,17 +90,22 @@ async def run(
         components, holding = await acquire_account(stack, settings, store, clock, gate, account)
         if flatten_by is not None:
             stop.request(flatten_by, flatten=True, close_reason=CloseReason.MANUAL)
-        return await recover_and_run(components, holding, stop, once=once)
+        return await recover_and_run(components, holding, stop, once=once, server=server)
 
 
 async def recover_and_run(
-    components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
+    components: Components,
+    lease: AccountLease,
+    stop: StopRequest,
+    *,
+    once: bool,
+    server: EmbeddedPostgres | None = None,
 ) -> ExitCode:
     """Recover, then run every loop until a signal, a successor, or the end of the only day."""
     stop.describe_positions = lambda: describe_positions(components)
     watchdog = _build_watchdog(components)
     async with watchdog.watching():
-        return await _recover_and_run(components, lease, stop, watchdog, once=once)
+        return await _recover_and_run(components, lease, stop, watchdog, once=once, server=server)
 
 
 def _build_watchdog(components: Components) -> Watchdog:
@@ -108,7 +117,13 @@ def _build_watchdog(components: Components) -> Watchdog:
 
 
 async def _recover_and_run(
-    components: Components, lease: AccountLease, stop: StopRequest, watchdog: Watchdog, *, once: bool
+    components: Components,
+    lease: AccountLease,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    *,
+    once: bool,
+    server: EmbeddedPostgres | None,
 ) -> ExitCode:
     command_inserted = ChangeSignal()
     with components.clock.hold():
@@ -118,6 +133,8 @@ async def _recover_and_run(
             "stream": lambda: consume_stream(components),
             "alert_delivery": components.alert_delivery.run,
         }
+        if server is not None:
+            loops["database_server"] = DatabaseServerWatch(server, components.clock).run
         async with components.supervisor.running(loops):
             if not await recover_or_stop(components, stop):
                 log.critical("stopped_before_recovery", reason=stop.reason)
