@@ -112,7 +112,13 @@ def halt(
 
     Without a daemon the halt is stored, and the next start obeys it.
     """
-    answer = send_command(config, "halt", {"reason": reason})
+    try:
+        answer = send_command(config, "halt", {"reason": reason})
+    except _database_errors() as error:
+        raise CommandUnanswered(
+            f"{error}. The halt is not stored; a daemon without its database makes no entries, and `catalyst flatten` "
+            "works without it"
+        ) from None
     no_daemon = "" if answer.get("daemon", True) else "no daemon is running, the next start obeys; "
     print_result(
         answer,
@@ -138,21 +144,11 @@ def flatten(
     """
     if not yes and not as_json:
         typer.confirm("Cancel every order and exit every position now?", abort=True)
-    from catalyst.embedded import EmbeddedUnavailable
-    from catalyst.store.migrate import SchemaNotCurrent
-
-    unusable = (
-        DatabaseUnreachable,
-        EmbeddedUnavailable,
-        SchemaNotCurrent,
-        DatabaseUnavailable,
-        DatabaseContention,
-    )
     try:
         answer = send_command(config, "flatten", {}, timeout=LONG_ANSWER_TIMEOUT)
     except NoDaemon:
         answer = _flatten_alone(config, with_database=True)
-    except unusable as error:
+    except _database_errors() as error:
         typer.secho(f"catalyst: {error}; trying without the database", err=True)
         answer = _flatten_alone(config, with_database=False)
     flat = bool(answer.get("flat"))
@@ -161,12 +157,26 @@ def flatten(
         raise typer.Exit(2)
 
 
+def _database_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a database that cannot be used; the imports are slow and not needed for --help."""
+    from catalyst.embedded import EmbeddedUnavailable
+    from catalyst.store.migrate import SchemaNotCurrent
+
+    return (
+        DatabaseUnreachable,
+        EmbeddedUnavailable,
+        SchemaNotCurrent,
+        DatabaseUnavailable,
+        DatabaseContention,
+    )
+
+
 def _flatten_alone(config: ConfigOption, *, with_database: bool) -> Mapping[str, object]:
     """Flatten in this process. Raises ConfigInvalid when the configuration does not tell which account is meant."""
     from catalyst.cli import logs
     from catalyst.daemon import flatten_alone
 
-    addresses = read_addresses(config, tell=False)
+    addresses = read_addresses(config, print_problem=False)
     if addresses.account_problem is not None:
         raise ConfigInvalid(
             f"no daemon answers, and which account is meant is not known: {addresses.account_problem}"

@@ -35,7 +35,7 @@ def run(
     exit_with_parent: ExitWithParentOption = False,
 ) -> None:
     """Run the daemon until a signal: SIGTERM exits every position (unless shutdown.on_sigterm is keep), SIGUSR1 keeps
-    them with their stops at the broker.
+    them with their stops at the broker. Ctrl-C asks first (shutdown.on_sigint).
 
     Without DATABASE_URL the embedded PostgreSQL is used and migrated. Without Alpaca's keys the broker is the
     exchange that `catalyst sim` runs.

@@ -50,14 +50,14 @@ def read_settings(path: Path | None) -> Settings:
     return load(chosen, env_file=secrets_file())
 
 
-def read_addresses(path: Path | None, *, tell: bool = True) -> Addresses:
-    """Return the settings; of an invalid configuration only its addresses, with a notice on stderr (`tell`).
+def read_addresses(path: Path | None, *, print_problem: bool = True) -> Addresses:
+    """Return the settings; of an invalid configuration only its addresses, with a notice on stderr (`print_problem`).
 
     For commands that only stop, leave or show. Raises ConfigInvalid when the database's address is what is not valid.
     """
     chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
     addresses = load_addresses(chosen, env_file=secrets_file())
-    if tell and addresses.problem is not None:
+    if print_problem and addresses.problem is not None:
         typer.secho(
             f"catalyst: the configuration is not valid, only its addresses are used: {addresses.problem}",
             err=True,
