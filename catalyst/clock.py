@@ -140,6 +140,11 @@ class Clock(Protocol):
         """Return the present market time, aware, in UTC."""
         ...
 
+    @property
+    def speed(self) -> float:
+        """Market seconds per real second."""
+        ...
+
     async def sleep(self, duration: timedelta) -> None:
         """Return once `duration` of market time has passed; at once when it is not positive."""
         ...
@@ -175,6 +180,8 @@ async def wait(clock: Clock, event: asyncio.Event, at_most: timedelta) -> bool:
 
 class SystemClock:
     """Real time."""
+
+    speed: Final = 1.0
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -349,6 +356,8 @@ class ManualClock:
     )
     _MAX_TURNS: Final = 500  # without a hold; reached only while a task yields again and again
     _MAX_HOLD_S: Final = 300.0  # real seconds; a longer effect in flight fails the test
+
+    speed: Final = 1.0  # its seconds count as real ones
 
     def __init__(self, start: datetime) -> None:
         self._now = start

@@ -31,6 +31,13 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from catalyst.domain.errors import UserError
+from catalyst.embedded_sockets import (
+    SOCKET_NAME,
+    make_socket_dir,
+    new_socket_dir,
+    previous_socket_dir,
+    remove_socket_dir,
+)
 
 if sys.platform != "win32":
     import fcntl
@@ -41,11 +48,6 @@ DATABASE: Final = "catalyst"
 
 _ALTERNATIVE: Final = "set DATABASE_URL to a PostgreSQL server (15 to 18) instead"
 _SYSTEM_HOME: Final = Path("/var/lib/catalyst-embedded")
-_SOCKET_NAME: Final = ".s.PGSQL.5432"
-_SOCKET_DIR_PREFIX: Final = "catalyst-pg-"  # prefix of directories created only for a socket
-_MAX_SOCKET_PATH_BYTES: Final = (
-    103  # the smallest limit of the supported systems (macOS), without the final NUL
-)
 _TIMEOUT_S: Final = 60  # real seconds for a start or a stop, crash recovery included
 
 _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
@@ -81,6 +83,7 @@ class EmbeddedPostgres:
     socket_dir: Path
     _data_dir: Path
     _users_fd: int
+    _settings: Mapping[str, str]
     _pid: int = field(default_factory=os.getpid)
     _in_use: bool = True
 
@@ -93,6 +96,20 @@ class EmbeddedPostgres:
         """Return the DSN of another database of this server."""
         host = quote(str(self.socket_dir), safe="/")
         return f"postgresql://{USER}@/{quote(database)}?host={host}&port=5432&sslmode=disable"
+
+    def is_running(self) -> bool:
+        """Return true while a process of the server exists."""
+        return _is_alive(self._data_dir)
+
+    def restart(self) -> None:
+        """Start the server at the same socket if it has ended. Raises EmbeddedUnavailable when it does not start."""
+        with _start_lock(self._data_dir):
+            if _wait_for_running_server(self._data_dir, self.cluster) is None:
+                user = _server_user(self.cluster)
+                make_socket_dir(self.socket_dir, user)
+                _start_server(
+                    self._data_dir, self.cluster, self.binaries, user, self._settings, self.socket_dir
+                )
 
     def stop(self) -> None:
         """End the use of the server; the last user stops it cleanly. Idempotent."""
@@ -123,6 +140,7 @@ def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> Embed
         raise EmbeddedUnavailable(f"there is no embedded PostgreSQL on Windows; use WSL, or {_ALTERNATIVE}")
     data_dir = data_dir.expanduser().resolve()
     _make_data_dir(data_dir)
+    settings = {**_SETTINGS, **(settings or {})}
     with _start_lock(data_dir):
         cluster, binaries, user = _locate_cluster(data_dir, find_binaries())
         if not cluster.exists():
@@ -133,13 +151,12 @@ def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> Embed
             fcntl.flock(users_fd, fcntl.LOCK_SH)
             socket_dir = _wait_for_running_server(data_dir, cluster)
             if socket_dir is None:
-                socket_dir = _start_server(
-                    data_dir, cluster, binaries, user, {**_SETTINGS, **(settings or {})}
-                )
+                socket_dir = previous_socket_dir(cluster) or new_socket_dir(cluster, user)
+                _start_server(data_dir, cluster, binaries, user, settings, socket_dir)
         except BaseException:  # a failed start holds no lock on the server's users
             os.close(users_fd)
             raise
-    server = EmbeddedPostgres(cluster, binaries, socket_dir, data_dir, users_fd)
+    server = EmbeddedPostgres(cluster, binaries, socket_dir, data_dir, users_fd, settings)
     atexit.register(server.stop)
     return server
 
@@ -194,17 +211,7 @@ def _stop_server(data_dir: Path, cluster: Path, binaries: Path) -> None:
     deadline = time.monotonic() + _TIMEOUT_S  # noqa: TID251 -- another process's end takes real time
     while _is_alive(data_dir) and time.monotonic() < deadline:  # noqa: TID251 -- as above
         time.sleep(0.01)  # noqa: TID251 -- as above
-    _remove_socket_dir(socket_dir, cluster)
-
-
-def _remove_socket_dir(socket_dir: Path, cluster: Path) -> None:
-    """Remove the directory if `_socket_dir` created it: a server started by hand may use any other, for example /tmp.
-    Only the socket, its lock and then the empty directory are removed."""
-    if socket_dir == cluster or not socket_dir.name.startswith(_SOCKET_DIR_PREFIX):
-        return
-    for name in (_SOCKET_NAME, f"{_SOCKET_NAME}.lock"):
-        (socket_dir / name).unlink(missing_ok=True)
-    socket_dir.rmdir()
+    remove_socket_dir(socket_dir, cluster)
 
 
 def _make_data_dir(data_dir: Path) -> None:
@@ -339,13 +346,17 @@ def _check_version(cluster: Path, binaries: Path) -> None:
 
 
 def _start_server(
-    data_dir: Path, cluster: Path, binaries: Path, user: str | None, settings: Mapping[str, str]
-) -> Path:
-    """Start the server and return its socket's directory; the caller holds the start lock."""
+    data_dir: Path,
+    cluster: Path,
+    binaries: Path,
+    user: str | None,
+    settings: Mapping[str, str],
+    socket_dir: Path,
+) -> None:
+    """Start the server with its socket in `socket_dir`; the caller holds the start lock."""
     # No process of this server exists, so the pids in these files are stale and may belong to other programs.
-    for stale in ("postmaster.pid", _SOCKET_NAME, f"{_SOCKET_NAME}.lock"):
+    for stale in ("postmaster.pid", SOCKET_NAME, f"{SOCKET_NAME}.lock"):
         (cluster / stale).unlink(missing_ok=True)
-    socket_dir = _socket_dir(cluster, user)
     options = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
     command: list[object] = [binaries / "pg_ctl", "start", "-D", cluster, "-l", cluster / "server.log"]
     command += ["-w", "-t", _TIMEOUT_S, "-s", "-o", f"-k {_quoted(str(socket_dir))} {options}"]
@@ -355,25 +366,10 @@ def _start_server(
         _run_program(command, user, pass_fds=(server_lock_fd,), log=cluster / "server.log")
     finally:
         os.close(server_lock_fd)  # this copy only; the server holds the lock through the inherited one
-    return socket_dir
 
 
 def _quoted(value: str) -> str:
     return "'" + value.replace("'", "'\\''") + "'"
-
-
-def _socket_dir(cluster: Path, user: str | None) -> Path:
-    """Return the cluster's directory when its path is short and plain enough for a socket, else a new short one."""
-    fits = len(os.fsencode(cluster / _SOCKET_NAME)) <= _MAX_SOCKET_PATH_BYTES
-    if fits and re.fullmatch(r"[\w./+-]+", str(cluster), re.ASCII):
-        return cluster
-    temporary = tempfile.gettempdir()
-    if len(temporary) > 60:
-        temporary = "/tmp"  # noqa: S108 -- mkdtemp creates a private directory
-    socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_DIR_PREFIX, dir=temporary))
-    if user is not None:
-        shutil.chown(socket_dir, user)
-    return socket_dir
 
 
 def _wait_for_running_server(data_dir: Path, cluster: Path) -> Path | None:
@@ -403,7 +399,7 @@ def _ready_socket_dir(cluster: Path) -> Path | None:
         return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         try:
-            client.connect(str(Path(lines[4]) / _SOCKET_NAME))
+            client.connect(str(Path(lines[4]) / SOCKET_NAME))
         except OSError:
             return None
     return Path(lines[4])

@@ -126,6 +126,8 @@ DOCUMENTED = {
     "workflow.execute_top_n": "3",
     "workflow.scan_frequency_minutes": "30",
     "shutdown.on_sigterm": "flatten",
+    "shutdown.on_sigint": "ask",
+    "shutdown.latch_after_flatten": "session",
     "shutdown.flatten_timeout_seconds": "60.0",
     "log.level": "INFO",
     "log.format": "auto",

@@ -15,7 +15,7 @@ from catalyst.cli.settings import (
     database_dsn,
     open_clock,
     open_migrated_store,
-    read_settings,
+    read_addresses,
     run_async,
     translate_connection_errors,
 )
@@ -58,7 +58,7 @@ def doctor(
     from catalyst.doctor.issues import RECONCILE
 
     try:
-        settings = read_settings(config)
+        settings = read_addresses(config).settings
         if database:
             examine_database(settings, pretty=pretty)
         if resolve is not None:

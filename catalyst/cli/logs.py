@@ -6,7 +6,7 @@ An outage is one line at its start and one a minute (`log_repeats`).
 import logging
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import orjson
 import structlog
@@ -24,15 +24,16 @@ Processor = Callable[[Any, str, Event], Mapping[str, Any] | str | bytes]
 QUIET_LOGGERS: Final = ("apscheduler", "asyncio", "urllib3", "websockets", "aiohttp", "exchange_calendars")
 
 
-def configure(settings: Settings, clock: Clock) -> None:
-    """Write every event, ours and the libraries', as one line on stdout in the configured format.
+def configure(settings: Settings, clock: Clock, stream: TextIO | None = None) -> None:
+    """Write every event, ours and the libraries', as one line on `stream` (default: stdout) in the configured format.
 
-    A stdout that is full or that nobody reads never blocks the process: lines are dropped, and their number is logged.
+    A stream that is full or that nobody reads never blocks the process: lines are dropped, and their number is logged.
     """
-    out: Any = LogWriter(sys.stdout)
+    stream = stream or sys.stdout
+    out: Any = LogWriter(stream)
     level = logging.getLevelNamesMapping()[settings.config.log.level]
     form = settings.config.log.format
-    as_json = form == "json" or (form == "auto" and not sys.stdout.isatty())
+    as_json = form == "json" or (form == "auto" and not stream.isatty())
     repeats = RepeatLimit(clock)
     own_processors: list[Any] = [
         structlog.contextvars.merge_contextvars,

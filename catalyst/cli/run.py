@@ -12,6 +12,7 @@ from catalyst.cli.settings import (
     ConfigOption,
     JsonOption,
     database_dsn,
+    database_server,
     is_embedded,
     open_clock,
     open_migrated_store,
@@ -39,7 +40,7 @@ def run(
     exit_with_parent: ExitWithParentOption = False,
 ) -> None:
     """Run the daemon until a signal: SIGTERM exits every position (unless shutdown.on_sigterm is keep), SIGUSR1 keeps
-    them with their stops at the broker.
+    them with their stops at the broker. Ctrl-C asks first (shutdown.on_sigint).
 
     Without DATABASE_URL the embedded PostgreSQL is used and migrated. Without Alpaca's keys the broker is the
     exchange that `catalyst sim` runs.
@@ -48,14 +49,14 @@ def run(
     from catalyst.daemon import app
 
     settings = read_settings(config)
-    with database_dsn(settings) as dsn:
+    with database_server(settings) as (dsn, server):
         clock = open_clock(settings)
         logs.configure(settings, clock)
         run_async(lambda: _require_current_schema(dsn, clock))
         if exit_with_parent:
             parent_watch.exit_with_parent(parent_watch.ParentExitSignal.KEEP_POSITIONS)
         driving_clock = open_clock(settings, drive=True)
-        code = run_async(lambda: app.run(settings, dsn, driving_clock, once=once))
+        code = run_async(lambda: app.run(settings, dsn, driving_clock, once=once, server=server))
     raise typer.Exit(int(code))
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from catalyst.clock import Clock, ScaledClock, SystemClock
+from catalyst.config.addresses import Addresses, load_addresses
 from catalyst.config.loader import load
 from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
@@ -17,6 +18,7 @@ from catalyst.domain.errors import ConfigInvalid, DatabasePooled, DatabaseUnavai
 from catalyst.domain.secret_mask import mask_text
 
 if TYPE_CHECKING:
+    from catalyst.embedded import EmbeddedPostgres
     from catalyst.store.pool import Store
 
 T = TypeVar("T")
@@ -46,6 +48,22 @@ def read_settings(path: Path | None) -> Settings:
     """
     chosen = path if path is not None else CONFIG_FILE if _is_here(CONFIG_FILE) else None
     return load(chosen, env_file=secrets_file())
+
+
+def read_addresses(path: Path | None, *, print_problem: bool = True) -> Addresses:
+    """Return the settings; of an invalid configuration only its addresses, with a notice on stderr (`print_problem`).
+
+    For commands that only stop, leave or show. Raises ConfigInvalid when the database's address is what is not valid.
+    """
+    chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
+    addresses = load_addresses(chosen, env_file=secrets_file())
+    if print_problem and addresses.problem is not None:
+        typer.secho(
+            f"catalyst: the configuration is not valid, only its addresses are used: {addresses.problem}",
+            err=True,
+            fg=typer.colors.YELLOW,
+        )
+    return addresses
 
 
 def secrets_file() -> Path | None:
@@ -111,14 +129,23 @@ def is_embedded(settings: Settings) -> bool:
 
 @contextmanager
 def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
-    """Yield the DSN of the database; the embedded server runs for the length of the block.
+    """Yield the DSN of the database, as `database_server` does."""
+    with database_server(settings, create=create) as (dsn, _):
+        yield dsn
+
+
+@contextmanager
+def database_server(
+    settings: Settings, *, create: bool = True
+) -> "Iterator[tuple[str, EmbeddedPostgres | None]]":
+    """Yield the DSN of the database and its embedded server, which runs for the length of the block.
 
     With `create` the embedded database is created and migrated. Without it the database must exist, so that a
     read-only command creates no files. Raises DatabaseUnreachable when it does not exist.
     """
     url = settings.env.database_url
     if url is not None:
-        yield url.get_secret_value()
+        yield url.get_secret_value(), None
         return
     from catalyst import embedded
     from catalyst.store.migrate import migrate
@@ -131,7 +158,7 @@ def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
     with embedded.start(settings.data_dir) as server:
         if create:
             run_async(lambda: migrate(server.dsn))
-        yield server.dsn
+        yield server.dsn, server
 
 
 @contextmanager
@@ -191,8 +218,8 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def query_store(config: Path | None, query: "Callable[[Store, Settings], Coroutine[Any, Any, T]]") -> T:
-    """Run a query on the migrated database of the settings and return its result."""
-    settings = read_settings(config)
+    """Run a query on the migrated database of the settings and return its result; it needs only the addresses."""
+    settings = read_addresses(config).settings
     clock = open_clock(settings)
 
     async def run_query(dsn: str) -> T:

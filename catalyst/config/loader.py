@@ -75,8 +75,7 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     variables = read_variables(env_file)
     tree = read_yaml(path) if path is not None else {}
     try:
-        # systemd's LoadCredential: files named like the variables; the environment overrides them.
-        env = Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"))
+        env = read_environment(env_file)
     except ValidationError as error:
         raise ConfigInvalid(_describe_environment_errors(error)) from None
     except SettingsError:
@@ -90,9 +89,15 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
         raise ConfigInvalid(_describe_errors(error, path)) from None
     if config.session.market_open is not None or config.session.market_close is not None:
         notices.append("session.market_open/close are ignored: the exchange calendar decides; remove them")
-    mode = _decide_mode(config, env, _describe_foreign_keys(variables))
+    mode = decide_mode(config, env, _describe_foreign_keys(variables))
     session_mode, session_notices = _decide_session_mode(config)
     return Settings(config, env, mode, session_mode, (*notices, *session_notices), path, env_file)
+
+
+def read_environment(env_file: Path | None, **values: Any) -> Environment:
+    """Return the environment; `values` override it. Raises pydantic's ValidationError."""
+    # systemd's LoadCredential: files named like the variables; the environment overrides them.
+    return Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"), **values)
 
 
 def read_variables(env_file: Path | None) -> list[Variable]:
@@ -147,7 +152,7 @@ def environment_without_catalyst(**changes: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.upper() not in catalyst_names} | changes
 
 
-class _PlainLoader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """YAML 1.2 loader that refuses anchors, aliases, tags and duplicate keys, which a configuration never needs.
 
     The library reads YAML 1.1, in which 0500 is 320, 1:30 is 90, and the ticker ON is true.
@@ -183,7 +188,7 @@ for _tag, _pattern, _first_characters in (
     ("int", INTEGER, list("-+0123456789")),
     ("float", FLOAT, list("-+.0123456789")),
 ):
-    _PlainLoader.add_implicit_resolver(
+    PlainLoader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first_characters
     )
 
@@ -202,7 +207,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path} is larger than {_MAX_FILE_BYTES // 1024} KiB: is it the configuration file?"
         )
     try:
-        tree = yaml.load(raw.decode(), _PlainLoader)  # noqa: S506 - a stricter SafeLoader
+        tree = yaml.load(raw.decode(), PlainLoader)  # noqa: S506 - a stricter SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line_text = f", line {mark.line + 1}" if mark is not None else ""
@@ -261,7 +266,7 @@ def _same_amount(file_value: object, value: object) -> bool:
         return False
 
 
-def _decide_mode(config: Config, env: Environment, foreign_keys: list[str]) -> Mode:
+def decide_mode(config: Config, env: Environment, foreign_keys: list[str]) -> Mode:
     """Decide the trading mode. Only `trading.mode` selects live, and live needs two more settings.
 
     Raises ConfigInvalid when file and environment disagree, or when keys or live settings are missing. The simulator

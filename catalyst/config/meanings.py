@@ -145,6 +145,8 @@ KEY_MEANINGS: Final = {
     ),
     "protection.unprotected_budget_seconds": "a position unprotected for longer raises an alert",
     "shutdown.on_sigterm": "keep: keep positions with their stops at the broker",
+    "shutdown.on_sigint": "ask: only on a terminal, elsewhere as SIGTERM",
+    "shutdown.latch_after_flatten": "entries after a SIGTERM that sold: from the next session on, or after `resume`",
     "shutdown.flatten_timeout_seconds": "must be below the service manager's stop timeout",
     "log.level": "lines below this level are not written",
     "log.format": "auto: JSON lines, or colour on a terminal",

@@ -277,6 +277,9 @@ class StopMonitorConfig(Section):
 
 class ShutdownConfig(Section):
     on_sigterm: Literal["flatten", "keep"] = "flatten"
+    on_sigint: Literal["ask", "flatten", "keep"] = "ask"  # ask: only on a terminal, elsewhere as SIGTERM
+    # After a SIGTERM that sold something, entries open again in the next session, or only after `resume`.
+    latch_after_flatten: Literal["session", "until_resume"] = "session"
     flatten_timeout_seconds: float = Field(60, ge=5, le=85)
 
 

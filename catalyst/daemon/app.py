@@ -16,10 +16,11 @@ import structlog
 
 from catalyst.clock import Clock, waiting
 from catalyst.config.settings import Settings
-from catalyst.daemon.components import Components, describe_state
+from catalyst.daemon.components import Components, describe_positions, describe_state
 from catalyst.daemon.monitoring.monitoring import Monitoring
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.config_reload import ConfigReload
+from catalyst.daemon.runtime.database_server import DatabaseServerWatch
 from catalyst.daemon.runtime.heartbeat import Heartbeat
 from catalyst.daemon.runtime.supervisor import Loop
 from catalyst.daemon.runtime.watchdog import Watchdog
@@ -47,7 +48,9 @@ from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_sessi
 from catalyst.daemon.trading_state.account_lease import AccountLease
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.closed_entries import STOPPING
+from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK
+from catalyst.embedded import EmbeddedPostgres
 from catalyst.store.notifications import listen
 
 log = structlog.get_logger()
@@ -58,11 +61,20 @@ THREAD_SWITCH_INTERVAL_S: Final = (
 )
 
 
-async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False) -> ExitCode:
+async def run(
+    settings: Settings,
+    dsn: str,
+    clock: Clock,
+    *,
+    once: bool = False,
+    server: EmbeddedPostgres | None = None,
+    flatten_by: str | None = None,
+) -> ExitCode:
     """Run the daemon until a signal, or with `once` until the day's cycle ends. Return the exit code.
 
-    With `once` it is 0 when the account is proven flat, else 2. Raises UserError when the operator must act:
-    schema, lock, account, broker address.
+    With `once` it is 0 when the account is proven flat, else 2. `server`: the embedded server of the database, started
+    again when it ends. `flatten_by`: recover, flatten for this person and end.
+    Raises UserError when the operator must act: schema, lock, account, broker address.
     """
     sys.setswitchinterval(THREAD_SWITCH_INTERVAL_S)
     stop = StopRequest()
@@ -78,16 +90,24 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
         gate = EntryGate(clock)
         store = await open_database(stack, dsn, clock, gate)
         components, holding = await acquire_account(stack, settings, store, clock, gate, account)
-        return await recover_and_run(components, holding, stop, once=once)
+        if flatten_by is not None:
+            stop.request(flatten_by, flatten=True, close_reason=CloseReason.MANUAL)
+        return await recover_and_run(components, holding, stop, once=once, server=server)
 
 
 async def recover_and_run(
-    components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
+    components: Components,
+    lease: AccountLease,
+    stop: StopRequest,
+    *,
+    once: bool,
+    server: EmbeddedPostgres | None = None,
 ) -> ExitCode:
     """Recover, then run every loop until a signal, a successor, or the end of the only day."""
+    stop.describe_positions = lambda: describe_positions(components)
     watchdog = _build_watchdog(components)
     async with watchdog.watching():
-        return await _recover_and_run(components, lease, stop, watchdog, once=once)
+        return await _recover_and_run(components, lease, stop, watchdog, once=once, server=server)
 
 
 def _build_watchdog(components: Components) -> Watchdog:
@@ -99,7 +119,13 @@ def _build_watchdog(components: Components) -> Watchdog:
 
 
 async def _recover_and_run(
-    components: Components, lease: AccountLease, stop: StopRequest, watchdog: Watchdog, *, once: bool
+    components: Components,
+    lease: AccountLease,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    *,
+    once: bool,
+    server: EmbeddedPostgres | None,
 ) -> ExitCode:
     command_inserted = ChangeSignal()
     with components.clock.hold():
@@ -120,6 +146,8 @@ async def _recover_and_run(
         }
         if (port := components.settings.config.monitoring.port) is not None:
             loops["monitoring"] = Monitoring(components, watchdog, port).run
+        if server is not None:
+            loops["database_server"] = DatabaseServerWatch(server, components.clock).run
         async with components.supervisor.running(loops):
             if not await recover_or_stop(components, stop):
                 log.critical("stopped_before_recovery", reason=stop.reason)
@@ -174,7 +202,8 @@ async def run_loops(
             components.clock,
             stop.reload_requested,
         ).run,
-        "sessions": lambda: run_sessions(components, command_inserted, stop, once=once),
+        "commands": _build_commands(components, command_inserted).run,
+        "sessions": lambda: run_sessions(components, stop, once=once),
     }
     async with components.supervisor.running(loops):
         log.info("daemon_ready", gate=sorted(components.gate.reasons))
@@ -197,25 +226,26 @@ async def consume_stream(components: Components) -> None:
     await components.stream_consumer.run()
 
 
-async def run_sessions(
-    components: Components, command_inserted: ChangeSignal, stop: StopRequest, *, once: bool
-) -> None:
-    """Run one session after the other, from the one that is open or next."""
-    clock, day, current_day = components.clock, components.trading_day, components.current_day
-    commands = OperatorCommands(
+def _build_commands(components: Components, command_inserted: ChangeSignal) -> OperatorCommands:
+    return OperatorCommands(
         components.store,
         command_inserted,
-        day,
+        components.trading_day,
         components.entries,
         components.emergency_stop,
         components.flatten,
         components.reconciler,
-        current_day,
+        components.current_day,
         components.exits,
         components.gate,
         components.safe_mode,
-        clock,
+        components.clock,
     )
+
+
+async def run_sessions(components: Components, stop: StopRequest, *, once: bool) -> None:
+    """Run one session after the other, from the one that is open or next."""
+    clock, day, current_day = components.clock, components.trading_day, components.current_day
     while True:
         # A session is running when this loop failed and was restarted.
         session = current_day.running_session or await next_session(
@@ -229,9 +259,7 @@ async def run_sessions(
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
         await clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
         await day.begin()
-        async with components.supervisor.running(
-            {"commands": commands.run, "enforce_flat": day.enforce_flat}
-        ):
+        async with components.supervisor.running({"enforce_flat": day.enforce_flat}):
             jobs = market_day(session, components.config.in_force)
             current_day.set_scan_times(scan_times(jobs))
             await day.log_missed_scans(jobs)

@@ -236,6 +236,17 @@ def build_components(
     )
 
 
+def describe_positions(components: Components) -> str:
+    """Return the open positions for a person who is about to sell them."""
+    held = components.ledger.last_known.positions
+    lines = [
+        f"{row.symbol} {row.quantity.normalize():f} shares at ${row.entry_price:.2f}"
+        + ("" if row.stop_loss is None else f", stop ${row.stop_loss:.2f}")
+        for row in held
+    ]
+    return "\n".join(["open positions:", *lines]) if lines else "no open position"
+
+
 def describe_state(components: Components) -> str:
     """Return one line for the service manager: the phase, the positions and what blocks entries."""
     if not components.ready.is_set():

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -9,14 +11,15 @@ from typing import Final
 
 import structlog
 
+from catalyst.clock import StallTimer
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components
-from catalyst.daemon.exits.flatten import protect_rest_time
+from catalyst.daemon.exits.flatten import FLATTEN_LATCH, protect_rest_time
 from catalyst.daemon.trading_day.sessions import session_of_today
 from catalyst.domain.errors import AnotherDaemonRunning, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
-from catalyst.store import daemon_epoch, gate_reasons
+from catalyst.store import daemon_epoch, exit_intents, gate_reasons
 from catalyst.store.constraint_errors import StaleEpoch
 
 log = structlog.get_logger()
@@ -28,6 +31,7 @@ MIN_OUTAGE_FLATTEN_TIME: Final = timedelta(
 )  # an outage flatten gets at least this, however late it begins
 PROTECT_REST_TIMEOUT: Final = timedelta(seconds=10)  # for the stops of what an outage flatten could not sell
 DRAIN_TIMEOUT: Final = timedelta(seconds=10)  # our open requests end within this time
+CONFIRM_WITHIN_S: Final = 5.0  # real seconds between two Ctrl-C of a person
 
 
 class ExitCode(IntEnum):
@@ -47,27 +51,77 @@ class StopRequest:
     flatten: bool = False
     reason: str = ""
     exit_code: ExitCode = ExitCode.FLAT  # for a stop without a flatten
+    close_reason: CloseReason = CloseReason.SHUTDOWN  # of the flatten's exits
     reload_requested: asyncio.Event = field(default_factory=asyncio.Event)
+    describe_positions: Callable[[], str] = lambda: "the positions are not known yet"
 
-    def request(self, reason: str, *, flatten: bool, exit_code: ExitCode = ExitCode.FLAT) -> None:
+    def request(
+        self,
+        reason: str,
+        *,
+        flatten: bool,
+        exit_code: ExitCode = ExitCode.FLAT,
+        close_reason: CloseReason = CloseReason.SHUTDOWN,
+    ) -> None:
         if self.requested.is_set():
             log.warning("stop_already_requested", by=reason)
             return
         self.flatten = flatten
         self.reason = reason
         self.exit_code = exit_code
+        self.close_reason = close_reason
         log.warning("stop_requested", by=reason, flatten=flatten)
         self.requested.set()
 
 
+@dataclass
+class InterruptKey:
+    """Ctrl-C on a terminal: the first prints the open positions, a second within CONFIRM_WITHIN_S stops as SIGTERM
+    does. A later one starts over."""
+
+    stop: StopRequest
+    flatten: bool
+    write: Callable[[str], object] = sys.stderr.write
+    _since_first: StallTimer | None = None
+
+    def press(self) -> None:
+        if self._since_first is not None and self._since_first.seconds <= CONFIRM_WITHIN_S:
+            self._since_first = None
+            self.stop.request("SIGINT", flatten=self.flatten)
+            return
+        self._since_first = StallTimer()
+        action = (
+            "sell everything" if self.flatten else "end the daemon and keep the positions under their stops"
+        )
+        self.write(
+            f"\n{self.stop.describe_positions()}\nCtrl-C again within {CONFIRM_WITHIN_S:.0f} s to {action}; "
+            "otherwise the daemon goes on\n"
+        )
+
+
 def stop_on_signals(stop: StopRequest, settings: Settings) -> None:
-    """Install the signal handlers: SIGTERM and SIGINT flatten (or keep, as configured), SIGUSR1 keeps the
-    positions, SIGHUP reloads the configuration."""
-    flatten = settings.config.shutdown.on_sigterm == "flatten"
+    """Install the signal handlers.
+
+    SIGTERM and SIGINT flatten, or keep, as configured; Ctrl-C on a terminal asks first. SIGUSR1 keeps the positions,
+    SIGUSR2 flattens for `catalyst flatten`, SIGHUP reloads the configuration.
+    """
+    on_sigterm, on_sigint = settings.config.shutdown.on_sigterm, settings.config.shutdown.on_sigint
+    flatten = on_sigterm == "flatten"
+    flatten_on_sigint = flatten if on_sigint == "ask" else on_sigint == "flatten"
+    asks = on_sigint == "ask" and sys.stdin.isatty() and sys.stderr.isatty()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, lambda: stop.request("SIGTERM", flatten=flatten))
-    loop.add_signal_handler(signal.SIGINT, lambda: stop.request("SIGINT", flatten=flatten))
+    loop.add_signal_handler(
+        signal.SIGINT,
+        InterruptKey(stop, flatten).press
+        if asks
+        else lambda: stop.request("SIGINT", flatten=flatten_on_sigint),
+    )
     loop.add_signal_handler(signal.SIGUSR1, lambda: stop.request("SIGUSR1", flatten=False))
+    loop.add_signal_handler(
+        signal.SIGUSR2,
+        lambda: stop.request("catalyst flatten", flatten=True, close_reason=CloseReason.MANUAL),
+    )
     loop.add_signal_handler(signal.SIGHUP, stop.reload_requested.set)
 
 
@@ -121,8 +175,9 @@ async def flatten_in_outage(components: Components, stop: StopRequest, deadline:
     if components.current_day.session is None:
         components.current_day.set_session(await session_of_today(components.broker, components.clock))
     left = await components.outage_exit.flatten(
-        latch="flatten",
-        reason=f"{CloseReason.EMERGENCY_STOP}: {stop.reason} during a database outage",
+        latch=FLATTEN_LATCH,
+        latch_until=_latch_until(components, stop),
+        reason=f"{stop.close_reason}: {stop.reason} during a database outage",
         by=stop.reason,
         within=max(deadline - components.clock.now(), MIN_OUTAGE_FLATTEN_TIME),
         market_open=components.exits.market_open,
@@ -134,18 +189,40 @@ async def flatten_in_outage(components: Components, stop: StopRequest, deadline:
 
 
 async def _flatten_by_database(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
-    """Flatten with the rows of the database."""
-    await components.current_day.end_entries("flatten", reason=stop.reason, by="signal")
+    """Flatten with the rows of the database. A signal that found nothing to sell leaves no latch."""
     now = components.clock.now()
+    is_new = await components.current_day.end_entries(
+        FLATTEN_LATCH,
+        reason=stop.reason,
+        by="signal",
+        until=_latch_until(components, stop),
+        facts={"close_reason": stop.close_reason},
+    )
+    held = await components.flatten.has_positions()
     proof = await components.flatten.run(
-        CloseReason.EMERGENCY_STOP,
+        stop.close_reason,
         by=stop.reason,
         purpose=Purpose.FLATTEN,
         within=deadline - now,
         cycle_id=components.current_day.cycle_id,
         protect_rest_at=protect_rest_time(now, deadline),
     )
+    if proof.proven and is_new and not held and stop.close_reason is CloseReason.SHUTDOWN:
+        async with components.store.read() as conn:
+            has_sold = await exit_intents.any_since(conn, now)
+        if not has_sold:
+            await components.current_day.withdraw_latch(FLATTEN_LATCH, by="signal")
     return ExitCode.FLAT if proof.proven else ExitCode.NOT_FLAT
+
+
+def _latch_until(components: Components, stop: StopRequest) -> datetime | None:
+    """Return when the latch of the flatten ends: with the session that is open; None for a person's resume."""
+    until_resume = components.config.shutdown.latch_after_flatten == "until_resume"
+    if until_resume or stop.close_reason is not CloseReason.SHUTDOWN:
+        return None
+    session = components.current_day.session
+    is_open = session is not None and components.current_day.market_open
+    return session.close if session is not None and is_open else components.clock.now()
 
 
 async def send_last_alerts(components: Components) -> None:

@@ -35,6 +35,7 @@ CYCLE_EDGES: Final = frozenset(
         (C.TRADING, C.MONITORING),
         (C.TRADING, C.CLOSED),  # emergency_stop, the close
         (C.MONITORING, C.SCANNING),
+        (C.MONITORING, C.IDLE),  # everything was exited, and a person resumed
         (C.MONITORING, C.CLOSED),
         (C.CLOSED, C.COMPLETED),
     }

@@ -30,6 +30,7 @@ class CloseReason(StrEnum):
     MARKET_CLOSE = "MARKET_CLOSE"
     MANUAL = "MANUAL"
     EMERGENCY_STOP = "EMERGENCY_STOP"
+    SHUTDOWN = "SHUTDOWN"  # a signal ended the process
     RECONCILED_PHANTOM = "RECONCILED_PHANTOM"
     EXTERNAL = "EXTERNAL"
 

@@ -49,6 +49,13 @@ async def create_intent(
     return new_id is not None
 
 
+async def any_since(conn: "Conn", at: datetime) -> bool:
+    """Return true when an exit was requested at `at` or later."""
+    return bool(
+        await conn.fetchval("SELECT EXISTS (SELECT 1 FROM exit_intents WHERE requested_at >= $1)", at)
+    )
+
+
 async def open_intents(conn: "Conn") -> list[ExitIntent]:
     """Return every open exit intent, oldest first."""
     found = await conn.fetch(

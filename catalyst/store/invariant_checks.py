@@ -87,11 +87,13 @@ _REPEATED_SIGNALS: Final = """
      GROUP BY signal_id HAVING count(*) > 1
 """
 
+# An entry whose row was written when the gate closed is refused before its request: it never reached the broker.
 _ENTRIES_AFTER_LATCH: Final = """
     SELECT l.name, l.set_at, o.order_id, o.submitted_at
       FROM latches l JOIN orders o ON o.submitted_at > l.set_at
      WHERE l.cleared_at IS NULL AND l.name IN ('flatten', 'emergency_stop')
        AND o.order_id = ANY($1::bigint[]) AND o.order_purpose = 'entry' AND o.origin = 'catalyst'
+       AND NOT (o.status = 'rejected' AND o.alpaca_order_id IS NULL)
 """
 
 _FUTURE_EPOCHS: Final = """

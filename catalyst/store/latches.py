@@ -1,4 +1,4 @@
-"""Latches: flags that stop entries until a person clears them."""
+"""Latches: flags that stop entries until a person clears them, or until the next session after `until`."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,7 +18,7 @@ async def set_latch(
     until: datetime | None,
     facts: Mapping[str, object] | None = None,
 ) -> bool:
-    """Set a latch; false when it is set already."""
+    """Set a latch; false when it is set already. The later `until` of the two stays, and none is the latest."""
     new_name = await conn.fetchval(
         """
         INSERT INTO latches (name, set_at, reason, set_by, until, facts) VALUES ($1, $2, $3, $4, $5, $6)
@@ -32,6 +32,13 @@ async def set_latch(
         until,
         facts or {},
     )
+    if new_name is None:
+        await conn.execute(
+            "UPDATE latches SET until = CASE WHEN $2::timestamptz IS NOT NULL THEN greatest(until, $2) END"
+            " WHERE name = $1 AND cleared_at IS NULL AND until IS NOT NULL",
+            name,
+            until,
+        )
     return new_name is not None
 
 
@@ -67,6 +74,26 @@ async def latched_at(conn: "Conn", name: str) -> datetime | None:
         "SELECT set_at FROM latches WHERE name = $1 AND cleared_at IS NULL", name
     )
     return at
+
+
+async def clear_latch(conn: "Conn", name: str, *, by: str, at: datetime) -> None:
+    """Clear one latch."""
+    await conn.execute(
+        "UPDATE latches SET cleared_at = $2, cleared_by = $3 WHERE name = $1 AND cleared_at IS NULL",
+        name,
+        at,
+        by,
+    )
+
+
+async def clear_expired(conn: "Conn", *, at: datetime) -> list[str]:
+    """Clear the latches whose `until` has passed, because a session begins; return their names."""
+    found = await conn.fetch(
+        "UPDATE latches SET cleared_at = $1, cleared_by = 'the next session'"
+        " WHERE cleared_at IS NULL AND until <= $1 RETURNING name",
+        at,
+    )
+    return [record["name"] for record in found]
 
 
 async def clear_latches(conn: "Conn", *, by: str, at: datetime) -> list[str]:

@@ -41,7 +41,7 @@ def test_command_names_the_nearest_key_when_one_is_misspelt(shell: Shell) -> Non
     """An unknown key exits with 78, and the message names the nearest valid key."""
     (shell.folder / "config.yaml").write_text("risk: {max_positons: 3}\n")
     assert "did you mean risk.max_positions?" in shell.error_output("run", exit_code=78)
-    assert "did you mean risk.max_positions?" in shell.error_output("status", exit_code=78)
+    assert "did you mean risk.max_positions?" in shell.error_output("migrate", exit_code=78)
 
 
 def test_run_command_names_the_missing_config_file(shell: Shell) -> None:

@@ -80,7 +80,7 @@ async def test_sigterm_in_silent_database_outage_flattens_and_imports_spool(
             position = await scenario.position(symbol)
             assert position is not None
             assert position["status"] == "closed"
-            assert position["close_reason"].startswith("EMERGENCY_STOP")
+            assert position["close_reason"].startswith("SHUTDOWN")
             last = (await scenario.orders(symbol))[-1]
             assert (last["origin"], last["status"]) == ("outage", "filled")
             assert last["position_id"] == position["position_id"]

@@ -126,9 +126,7 @@ async def test_lost_commit_response_during_protection_leaves_one_oco(
         await scenario.assert_consistent()
 
 
-@pytest.mark.parametrize(
-    "label", ["latch", "halt", "cycle", "exit_intent", "submit", "apply_report", "flat_proof"]
-)
+@pytest.mark.parametrize("label", ["latch", "halt", "exit_intent", "submit", "apply_report", "flat_proof"])
 async def test_lost_commit_response_during_flatten_ends_flat(database: str, label: str) -> None:
     """SIGTERM ends flat with exit code 0 although one commit response got lost."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):

@@ -140,7 +140,7 @@ async def test_outage_exit_buys_back_a_short_and_sells_a_long(database: str, tmp
         for symbol in ("AAPL", "MSFT"):
             position = await scenario.position(symbol)
             assert position is not None
-            assert (position["status"], position["close_reason"][:14]) == ("closed", "EMERGENCY_STOP")
+            assert (position["status"], position["close_reason"][:9]) == ("closed", "SHUTDOWN:")
         await scenario.assert_consistent()
 
 

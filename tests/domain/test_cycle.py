@@ -13,7 +13,7 @@ idle        scanning closed
 scanning    evaluating monitoring idle closed
 evaluating  trading monitoring idle closed
 trading     monitoring closed
-monitoring  scanning closed
+monitoring  scanning idle closed
 closed      completed
 completed
 """

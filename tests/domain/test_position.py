@@ -143,11 +143,11 @@ def test_closed_position_cannot_be_entered_again():
         add_fill(closed, Decimal(1), Decimal(10))
 
 
-def test_close_reasons_are_the_eight_known():
+def test_close_reasons_are_the_nine_known():
     """A close reason begins with one of these words; the database has the same list."""
     assert {str(reason) for reason in CloseReason} == {
         "STOP_LOSS_HIT", "TAKE_PROFIT_HIT", "TIME_LIMIT", "MARKET_CLOSE", "MANUAL", "EMERGENCY_STOP",
-        "RECONCILED_PHANTOM", "EXTERNAL",
+        "SHUTDOWN", "RECONCILED_PHANTOM", "EXTERNAL",
     }  # fmt: skip
 
 

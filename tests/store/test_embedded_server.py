@@ -1,5 +1,6 @@
 """Embedded PostgreSQL server: shared by its users, stopped with the last one, safe after any crash."""
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -8,14 +9,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from catalyst import embedded
+from catalyst import embedded, embedded_sockets
+from catalyst.clock import ManualClock
+from catalyst.daemon.runtime.database_server import DatabaseServerWatch
 from catalyst.embedded import EmbeddedUnavailable
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 USER_SCRIPT = """
 import os, pwd, sys
 from pathlib import Path
-from catalyst import embedded
+from catalyst import embedded, embedded_sockets
 if len(sys.argv) > 2:
     account = pwd.getpwnam(sys.argv[2])
     os.setgroups([])
@@ -191,6 +196,23 @@ async def test_killed_embedded_server_recovers_all_commits(data_dir: Path):
     with embedded.start(data_dir) as again:
         assert await query(again.dsn, "SELECT x FROM kept") == 1
     server.stop()
+
+
+async def test_daemon_starts_its_killed_embedded_server_again(data_dir: Path):
+    """Given the server is killed, the daemon's watch starts it at the same address, up to a limit in ten minutes."""
+    with embedded.start(data_dir) as server:
+        clock = ManualClock(datetime(2026, 3, 9, 15, 0, tzinfo=UTC))
+        watching = asyncio.create_task(DatabaseServerWatch(server, clock, max_starts=1).run())
+        for seconds in (6, 700):
+            os.kill(int((server.cluster / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+            await wait_until(lambda: not server.is_running())  # its children end by themselves
+            await clock.advance(timedelta(seconds=6))
+            assert server.is_running() is (seconds == 6)  # the second start waits for the window
+            await clock.advance(timedelta(seconds=seconds))
+            assert server.is_running()
+            conn = await asyncpg.connect(server.dsn)
+            await conn.close()
+        watching.cancel()
 
 
 async def test_half_created_cluster_is_recreated(data_dir: Path):
@@ -366,18 +388,18 @@ def test_stop_keeps_socket_directory_it_did_not_create(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "other-file").write_text("mine")
-    embedded._remove_socket_dir(elsewhere, tmp_path / "cluster")
+    embedded_sockets.remove_socket_dir(elsewhere, tmp_path / "cluster")
     assert (elsewhere / "other-file").read_text() == "mine"
 
-    made = tmp_path / f"{embedded._SOCKET_DIR_PREFIX}1"
+    made = tmp_path / f"{embedded_sockets._SOCKET_DIR_PREFIX}1"
     made.mkdir()
     (made / ".s.PGSQL.5432").touch()
-    embedded._remove_socket_dir(made, tmp_path / "cluster")
+    embedded_sockets.remove_socket_dir(made, tmp_path / "cluster")
     assert not made.exists()
 
-    nonempty = tmp_path / f"{embedded._SOCKET_DIR_PREFIX}2"
+    nonempty = tmp_path / f"{embedded_sockets._SOCKET_DIR_PREFIX}2"
     nonempty.mkdir()
     (nonempty / "other-file").write_text("mine")
     with pytest.raises(OSError, match="not empty"):
-        embedded._remove_socket_dir(nonempty, tmp_path / "cluster")
+        embedded_sockets.remove_socket_dir(nonempty, tmp_path / "cluster")
     assert (nonempty / "other-file").read_text() == "mine"

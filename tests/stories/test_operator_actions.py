@@ -238,17 +238,6 @@ async def test_halt_command_blocks_entries_until_resume(database: str) -> None:
         await scenario.assert_consistent()
 
 
-async def test_resume_after_flatten_keeps_cycle_closed(database: str) -> None:
-    """After a flatten a resume leaves the cycle of the day closed."""
-    async with open_scenario(database) as scenario:
-        await scenario.given_position("AAPL", 20)
-        assert (await scenario.send_command("flatten"))["flat"] is True
-        assert "cycle_closed" in (await scenario.send_command("resume"))["still_closed"]
-        assert (await scenario.submit_entry("MSFT", 5, **ENTRY)).status == "rejected"
-        assert await scenario.count_submitted("MSFT") == 0
-        await scenario.assert_consistent()
-
-
 async def test_invalid_commands_are_answered(database: str) -> None:
     """Unknown commands, symbols without a position and missing arguments are answered with a failure, and the
     next command runs."""

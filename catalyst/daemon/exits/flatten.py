@@ -26,6 +26,7 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
+FLATTEN_LATCH: Final = "flatten"
 PROTECT_REST_BEFORE: Final = timedelta(seconds=20)  # the deadline: what is not sold by then keeps a stop
 RETRY_EXIT_AFTER: Final = timedelta(seconds=30)  # a postponed exit is tried again, whatever its pause
 POLL_INTERVAL: Final = timedelta(seconds=1)
@@ -101,28 +102,48 @@ class Flatten:
                 ended |= ending
                 if held and await self._only_lasting_stops_remain(held, working):
                     return
-            with_intent = await self._exiting_position_ids()
-            for position in held:
-                position_id, now = position.position_id, self.clock.now()
-                is_due = position_id not in requested or (
-                    position_id not in ended and now - requested[position_id] >= RETRY_EXIT_AFTER
-                )
-                if is_due or position_id not in with_intent:
-                    requested[position_id] = now
-                    await self.exits.request(
-                        position_id,
-                        reason=f"{reason}: {position.symbol}",
-                        purpose=purpose,
-                        by=by,
-                        retry_now=position_id not in ended,
-                    )
+            await self._request_exits(held, requested, ended, reason, by, purpose)
             for row in working:
                 ends_with_exit_or_parent = row.position_id in held_ids or row.parent_order_id is not None
                 if not ends_with_exit_or_parent and cancels.acquire(row.order_id, self.clock.now()):
                     await self.submission.cancel(row, "FLATTEN")
             await self.exits.start_open_intents()
+            if protect_rest_at is None and self._waits_for_open(working, held_ids):
+                return
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(working, deadline)
+
+    async def _request_exits(
+        self,
+        held: list[PositionRow],
+        requested: dict[int, datetime],
+        ended: set[int],
+        reason: str,
+        by: str,
+        purpose: Purpose,
+    ) -> None:
+        """Request the exit of each position that has none, and again one that is postponed too long."""
+        with_intent = await self._exiting_position_ids()
+        for position in held:
+            position_id, now = position.position_id, self.clock.now()
+            is_due = position_id not in requested or (
+                position_id not in ended and now - requested[position_id] >= RETRY_EXIT_AFTER
+            )
+            if is_due or position_id not in with_intent:
+                requested[position_id] = now
+                await self.exits.request(
+                    position_id,
+                    reason=f"{reason}: {position.symbol}",
+                    purpose=purpose,
+                    by=by,
+                    retry_now=position_id not in ended,
+                )
+
+    def _waits_for_open(self, working: list[OrderRow], held_ids: set[int]) -> bool:
+        """Return true when the market is closed and only positions under their protective orders remain."""
+        return not self.exits.market_open and all(
+            row.position_id in held_ids or row.parent_order_id is not None for row in working
+        )
 
     def _must_protect(self, protect_rest_at: datetime | None) -> bool:
         """Return true when what is not sold has to keep a stop: from the time given, and while the market is closed."""
@@ -196,6 +217,10 @@ class Flatten:
     async def is_flat(self) -> bool:
         """Return true when the database has no working order and no open position of ours."""
         return not any(await self._read_remaining())
+
+    async def has_positions(self) -> bool:
+        """Return true when the database has an open position of ours."""
+        return bool((await self._read_remaining())[1])
 
     async def has_no_working_entry(self) -> bool:
         """Return true when the database has no entry of ours that may still fill."""

@@ -7,7 +7,7 @@ the broker accepts each id once.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
-ORDER_LOOKBACK: Final = timedelta(days=1)  # our orders of this time also determine our symbols
+ORDER_LOOKBACK: Final = timedelta(days=1)  # our orders of this time also determine our symbols and shares
 CLIENT_ID_ROLE: Final = "z"
 ZERO: Final = Decimal(0)
 
@@ -102,6 +102,7 @@ class OutageExit:
     proofs: FlatProofFiles
     clock: Clock
     installation: str
+    order_lookback: timedelta = ORDER_LOOKBACK
     lock: TurnsLock = field(default_factory=TurnsLock)
     _cancels: CancelThrottle[str] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
     _accepted_orders: dict[str, str] = field(default_factory=dict)  # client order id → symbol
@@ -117,17 +118,21 @@ class OutageExit:
         market_open: bool,
         purpose: Purpose = Purpose.FLATTEN,
         keep_running: bool = False,
+        latch_until: datetime | None = None,
     ) -> OutageFlatResult:
         """Exit everything that is ours; return when the account is proven flat, or after `within`.
 
         With `market_open` false, only orders that protect no shares are cancelled. `keep_running`: this process goes
         on, and sends no other order in the exited symbols until the spool is imported. `latch`: also write it to the
-        spool.
+        spool; with `latch_until` it ends with the first session after it, and is not set when nothing was to exit.
         """
         async with self.lock:
             log.critical("outage_flatten", reason=reason, by=by, spool=str(self.spool.path))
             if latch is not None:
-                self.spool.write(SpoolEntryKind.LATCH, self.clock.now(), name=latch, reason=reason, by=by)
+                until = None if latch_until is None else latch_until.isoformat()
+                self.spool.write(
+                    SpoolEntryKind.LATCH, self.clock.now(), name=latch, reason=reason, by=by, until=until
+                )
             symbols = self.requests.symbols
             previous_symbols = symbols.symbols(SymbolReason.OUTAGE_EXIT)
             if keep_running:
@@ -239,7 +244,7 @@ class OutageExit:
         """Read the broker's orders and positions; None when either read fails."""
         try:
             all_parents = await self.broker.orders(
-                status="all", after=self.clock.now() - ORDER_LOOKBACK, priority=Priority.EXIT
+                status="all", after=self.clock.now() - self.order_lookback, priority=Priority.EXIT
             )
             positions = await self.broker.positions(priority=Priority.EXIT)
         except BrokerError as error:
@@ -364,7 +369,7 @@ class OutageExit:
             self._own_orders(orders, {row.alpaca_order_id for row in stored_rows if row.alpaca_order_id})
         )
         is_older = any(
-            row.symbol == held.symbol and row.entry_time < self.clock.now() - ORDER_LOOKBACK
+            row.symbol == held.symbol and row.entry_time < self.clock.now() - self.order_lookback
             for row in self.last_known.positions
         )
         available_qty = abs(whole_shares(held.available)) or abs(whole_shares(held.quantity))

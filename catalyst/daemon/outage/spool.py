@@ -27,7 +27,7 @@ _CHECKSUM_SEED: Final = "catalyst"  # stands for the checksum before the first l
 class SpoolEntryKind(StrEnum):
     """Kind of a spool entry. The comments give its meaning and its facts."""
 
-    LATCH = "latch"  # the entry gate is closed by a latch: name, reason, by
+    LATCH = "latch"  # the entry gate is closed by a latch: name, reason, by, until
     EXIT_BEGIN = "exit_begin"  # the exit of a symbol begins: symbol, reason, by, purpose
     CANCEL = "cancel"  # an order is about to be cancelled: symbol, broker_id
     EXIT_ORDER = "exit_order"  # an exit order is about to be sent: the whole order

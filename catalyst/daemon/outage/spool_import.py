@@ -121,6 +121,7 @@ class SpoolImport:
     ) -> None:
         """Write every entry; `at_broker` are the client order ids of the broker's list, None for an incomplete list."""
         now = self.clock.now()
+        sold_nothing = _has_sold_nothing(contents.entries)
         for line_number, entry in enumerate(contents.entries):
             await orders.journal(
                 conn,
@@ -131,7 +132,9 @@ class SpoolImport:
                 note=entry.kind,
                 payload={"spool": contents.key, "line": line_number, **entry.facts},
             )
-            await self._write_entry(conn, contents.key, entry, unbooked)
+            is_needless = sold_nothing and entry.kind is SpoolEntryKind.LATCH and bool(entry.text("until"))
+            if not is_needless:  # a stop that found nothing to sell leaves no latch
+                await self._write_entry(conn, contents.key, entry, unbooked)
         for rejection in _rejections(contents.entries):
             if at_broker is not None and rejection.text("client_order_id") not in at_broker:
                 await self._mark_rejected(conn, rejection)
@@ -159,7 +162,8 @@ class SpoolImport:
                     reason=entry.text("reason"),
                     by=entry.text("by"),
                     at=entry.at,
-                    until=None,
+                    until=datetime.fromisoformat(until) if (until := entry.text("until")) else None,
+                    facts={"close_reason": entry.text("reason").partition(":")[0]},
                 )
             case SpoolEntryKind.EXIT_BEGIN:
                 await self._restore_intent(conn, entry)
@@ -290,6 +294,12 @@ class SpoolImport:
             stored_positions=None,
             facts={"spool": key, **entry.facts},
         )
+
+
+def _has_sold_nothing(entries: Sequence[SpoolEntry]) -> bool:
+    """Return true when the account was proven flat and nothing had to be exited for it."""
+    is_flat = any(entry.kind is SpoolEntryKind.PROOF and entry.facts.get("flat") is True for entry in entries)
+    return is_flat and not any(entry.kind is SpoolEntryKind.EXIT_BEGIN for entry in entries)
 
 
 async def _is_imported(conn: "Conn", key: str) -> bool:

@@ -19,6 +19,7 @@ from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.outage.exits import OutageExit
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
@@ -146,7 +147,8 @@ class EmergencyStop:
         """Stop with the rows of the database: latch, event, then flatten or cancel the entries."""
         if config.halt_new_trades:
             until = self.clock.now() + timedelta(minutes=config.cooldown_period_minutes)
-            await self.current_day.end_entries(LATCH, reason=reason, by=REQUESTED_BY, until=until)
+            await self.current_day.end_entries(LATCH, reason=reason, by=REQUESTED_BY, cooldown_until=until)
+            await self.current_day.advance(CycleStatus.CLOSED)
             log.critical("emergency_stop", step="latched", until=until.isoformat())
         await self._record_stop(reason, cycle_id, config)
         if self.unfinished is None:

@@ -34,7 +34,7 @@ START_ONLY_KEYS: Final = (
     "trading", "broker", "database", "log", "monitoring", "pipeline", "session.mode", "session.timezone",
     "session.market_open", "session.market_close", "session.flat_before_close_minutes",
     "session.no_entries_before_close_minutes", "workflow.auto_execute", "features.autonomous_trading",
-    "features.email_alerts", "shutdown.on_sigterm",
+    "features.email_alerts", "shutdown.on_sigterm", "shutdown.on_sigint",
 )  # fmt: skip
 # Stored at once, used from the next session on: today's schedule and universe were built from the old values.
 NEXT_SESSION_KEYS: Final = ("universe", "workflow.scan_frequency_minutes")

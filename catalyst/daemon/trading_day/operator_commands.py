@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock
-from catalyst.daemon.exits.flatten import Flatten
+from catalyst.daemon.exits.flatten import FLATTEN_LATCH, Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
@@ -19,6 +19,7 @@ from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import SAFE_MODE, EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
+from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import CatalystError, UserError
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
@@ -31,7 +32,12 @@ log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=5)  # in case a notification is missed
 RISK_REDUCING: Final = frozenset({"flatten", "halt", "close"})  # may be repeated: they only reduce risk
+# A command to trade that nobody waits for any more is not carried out. Real time.
+LIFE: Final = timedelta(minutes=1)
+LIFE_OF_RISK_REDUCING: Final = timedelta(days=1)
 MAX_FAILURES_SHOWN: Final = 3  # invariants named when `resume` is refused
+
+HALT_LATCH: Final = "halt"
 
 CommandResult = dict[str, object]
 
@@ -69,14 +75,13 @@ class OperatorCommands:
     async def resolve_interrupted(self) -> None:
         """Answer commands that a previous run took and did not answer, so that their sender does not wait for ever.
 
-        Today's RISK_REDUCING commands run again: the crash may have happened before their first row. All others are
-        answered as failed; recovery handles the rows that they wrote.
+        RISK_REDUCING commands run again while they live: the crash may have happened before their first row. All others
+        are answered as failed; recovery handles the rows that they wrote.
         """
         async with self.store.read() as conn:
             unanswered = await commands.unfinished(conn)
         for command in unanswered:
-            is_of_today = trading_date(command.requested_at) == trading_date(self.clock.now())
-            if command.kind in RISK_REDUCING and is_of_today:
+            if command.kind in RISK_REDUCING and not self._is_too_old(command):
                 await self._run_and_answer(command)
                 continue
             error = "the daemon stopped during this command; check its effect with `catalyst status`"
@@ -87,13 +92,31 @@ class OperatorCommands:
             log.warning("command_interrupted", command_id=command.command_id, kind=command.kind)
 
     async def run_next(self) -> bool:
-        """Execute the oldest waiting command; false when there is none."""
+        """Execute the oldest waiting command, or answer that it is too old; false when there is none."""
         async with self.store.tx("take_command") as conn:
             command = await commands.take_next(conn, at=self.clock.now())
         if command is None:
             return False
+        if self._is_too_old(command):
+            age = self.clock.now() - command.requested_at
+            error = (
+                f"too old: it was requested {_describe_age(age)} ago and is not carried out; send it again"
+            )
+            async with self.store.tx("answer_command") as conn:
+                await commands.answer(
+                    conn, command.command_id, ok=False, result={"error": error}, at=self.clock.now()
+                )
+            log.warning(
+                "command_too_old", command_id=command.command_id, kind=command.kind, age_s=age.total_seconds()
+            )
+            return True
         await self._run_and_answer(command)
         return True
+
+    def _is_too_old(self, command: Command) -> bool:
+        """Return true when the life of the command is over: its sender has stopped waiting long ago."""
+        life = LIFE_OF_RISK_REDUCING if command.kind in RISK_REDUCING else LIFE * max(1.0, self.clock.speed)
+        return self.clock.now() - command.requested_at >= life
 
     async def _run_and_answer(self, command: Command) -> None:
         """Execute one command and write its result, or its error, into its row."""
@@ -144,10 +167,14 @@ class OperatorCommands:
         """Set the halt latch and close the entry gate; protection and exits continue."""
         reason = str(command.arguments.get("reason") or "requested by the operator")
         now = self.clock.now()
-        async with self.store.tx("halt") as conn:
-            await latches.set_latch(conn, "halt", reason=reason, by=command.requested_by, at=now, until=None)
-            await cycles.halt(conn, self.current_day.begun_cycle_id, reason=reason, until=None, at=now)
-        self.gate.close("halt", reason)
+        self.gate.close(HALT_LATCH, reason)
+        async with self.current_day.latch_lock, self.store.tx("halt") as conn:
+            await latches.set_latch(
+                conn, HALT_LATCH, reason=reason, by=command.requested_by, at=now, until=None
+            )
+            if self.current_day.cycle_id is not None:
+                await cycles.halt(conn, self.current_day.cycle_id, reason=reason, until=None, at=now)
+        self.gate.close(HALT_LATCH, reason)  # a `resume` of another sender may have come between
         return {"halted": True, "reason": reason}
 
     async def _resume(self, command: Command) -> CommandResult:
@@ -166,23 +193,32 @@ class OperatorCommands:
                 )
                 + "; run `catalyst doctor` and correct them first"
             )
+        await self.emergency_stop.load_unfinished()  # before the first day has begun it is not loaded yet
         now = self.clock.now()
-        async with self.store.tx("resume") as conn:
-            cycle = await cycles.get(conn, self.current_day.begun_cycle_id)
-            if cycle is not None and cycle.halted_until is not None and now < cycle.halted_until:
-                until = cycle.halted_until.astimezone(NEW_YORK)
-                raise CommandRefused(
-                    f"the cooldown ends at {until:%H:%M} New York time ({cycle.halt_reason})"
-                )
+        async with self.current_day.latch_lock, self.store.tx("resume") as conn:
+            for cycle in await cycles.recent(conn, 2):
+                if cycle.halted_until is not None and now < cycle.halted_until:
+                    until = cycle.halted_until.astimezone(NEW_YORK)
+                    raise CommandRefused(
+                        f"the cooldown ends at {until:%H:%M} New York time ({cycle.halt_reason}); resume after it"
+                    )
             cleared = await latches.clear_latches(conn, by=command.requested_by, at=now)
             await self.emergency_stop.cancel(conn, by=command.requested_by)
-            await cycles.resume(conn, self.current_day.begun_cycle_id, at=now)
+            today = await cycles.of_day(conn, trading_date(now))
+            if today is not None:
+                await cycles.resume(conn, today.cycle_id, at=now)
         for name in cleared:
             self.gate.reopen(name)
         self.emergency_stop.mark_finished()
         self.safe_mode.on_resumed(failed_before)
         await self.exits.ledger.refresh_unbooked()
-        return {"cleared": cleared, "still_closed": sorted(self.gate.reasons)}
+        if today is not None and today.status is CycleStatus.MONITORING and self.current_day.running_session:
+            await self.trading_day.set_idle_status()
+        return {
+            "cleared": cleared,
+            "still_closed": sorted(self.gate.reasons),
+            "reasons": dict(sorted(self.gate.reasons.items())),
+        }
 
     async def _close(self, command: Command) -> CommandResult:
         """Request the exit of every open position of a symbol."""
@@ -201,21 +237,43 @@ class OperatorCommands:
                 by=command.requested_by,
                 retry_now=True,
             )
-        return {"closing": [position.position_id for position in held], "symbol": symbol}
+        return {
+            "closing": [position.position_id for position in held],
+            "symbol": symbol,
+            **self._market_facts(),
+        }
+
+    def _market_facts(self) -> CommandResult:
+        """Return whether shares can be sold now, else when."""
+        is_open = self.current_day.market_open
+        return {
+            "market_open": is_open,
+            "sold_when": "now" if is_open else self.current_day.describe_next_open(),
+        }
 
     async def _flatten(self, command: Command) -> CommandResult:
-        """Forbid entries with a latch, exit everything and return the proof."""
+        """Forbid entries with a latch, exit everything and return the proof.
+
+        While the market is closed, the exits wait for the open, also when a person resumes before it.
+        """
         await self.current_day.end_entries(
-            "flatten", reason="flatten requested by the operator", by=command.requested_by
+            FLATTEN_LATCH,
+            reason="flatten requested by the operator",
+            by=command.requested_by,
+            facts={"close_reason": CloseReason.MANUAL},
         )
         proof = await self.flatten.run(
             CloseReason.MANUAL,
             by=command.requested_by,
             purpose=Purpose.FLATTEN,
             within=timedelta(seconds=60),
-            cycle_id=self.current_day.begun_cycle_id,
+            cycle_id=self.current_day.cycle_id,
         )
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
         return {
+            **self._market_facts(),
+            "held": [f"{position.quantity.normalize():f} {position.symbol}" for position in held],
             "flat": proof.proven,
             "positions": proof.broker_positions,
             "orders": proof.broker_orders,
@@ -224,6 +282,11 @@ class OperatorCommands:
 
     async def _scan(self, command: Command) -> CommandResult:
         """Scan now, and trade if the command says so; return counts and planned symbols."""
+        if self.current_day.running_session is None or self.current_day.cycle_id is None:
+            raise CommandRefused(
+                "no scan: no trading day runs now; shares are traded again "
+                + self.current_day.describe_next_open()
+            )
         scan_result = await self.trading_day.scan(trade=bool(command.arguments.get("trade")))
         if scan_result is None:
             raise CommandRefused(
@@ -241,3 +304,12 @@ class OperatorCommands:
             "fills_booked": result.fills_booked,
             "discrepancies": list(result.discrepancies),
         }
+
+
+def _describe_age(age: timedelta) -> str:
+    """Return an age in its largest whole unit."""
+    seconds = int(age.total_seconds())
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

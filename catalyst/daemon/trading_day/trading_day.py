@@ -12,7 +12,7 @@ from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.config.schema import SessionMode
-from catalyst.daemon.exits.flatten import Flatten
+from catalyst.daemon.exits.flatten import FLATTEN_LATCH, Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.emergency_stop import LATCH, EmergencyStop
@@ -160,7 +160,7 @@ class TradingDay:
         account = await self.broker.account()
         start_transfers = await self.daily_loss_limit.comparison.transfers_of(self.session.day)
         config = self.config.in_force
-        async with self.store.tx("cycle") as conn:
+        async with self.current_day.latch_lock, self.store.tx("cycle") as conn:
             await trading_days.put(conn, [self.session])
             row, is_new = await cycles.open_day(
                 conn,
@@ -177,16 +177,19 @@ class TradingDay:
             )
             if not is_new:
                 row = await self._put_settings(conn, row)
+            expired = await latches.clear_expired(conn, at=now)
             latched = await latches.active_latches(conn)
             began_at = start_of_day(self.session.day)
             carried = await positions.mark_carried(conn, day_began_at=began_at, is_new_day=is_new)
             await positions.set_missing_cycle(conn, row.cycle_id, day_began_at=began_at)
+            for name, reason in latched.items():
+                self.gate.close(name, reason)
+        for name in expired:
+            self.gate.reopen(name)
         self.current_day.set_cycle(row.cycle_id)
         await self.exits.ledger.refresh_unbooked()
         await self.daily_loss_limit.begin(row)
         await self.emergency_stop.load_unfinished()
-        for name, reason in latched.items():
-            self.gate.close(name, reason)
         if LATCH in latched and row.status is not CycleStatus.COMPLETED:
             row = await self._close_stopped_day(row, latched[LATCH])
         self.gate.reopen("day_ending")  # it may be closed by an earlier day whose loop did not finish
@@ -195,7 +198,7 @@ class TradingDay:
         else:
             self.gate.reopen("cycle_closed")
             if row.status is not CycleStatus.IDLE:
-                await self._set_idle_status()  # a previous run may have crashed during a scan
+                await self.set_idle_status()  # a previous run may have crashed during a scan
         follow_account_status(self.gate, account)
         await self._exit_carried(carried)
         to_be_flat = self.config.positions.close_all_at_market_close
@@ -296,16 +299,19 @@ class TradingDay:
         """Exit everything, or cancel the entries, as the latches and the unfinished stop require."""
         async with self.store.read() as conn:
             latched = await latches.active_latches(conn)
+            facts = await latches.latch_facts(conn, FLATTEN_LATCH) or {}
         stop = self.emergency_stop.unfinished
         emergency = LATCH in latched or stop is not None
         exit_all = self.config.emergency.close_all_positions_on_limit if stop is None else stop.exit_all
-        if emergency and not exit_all and "flatten" not in latched:
+        if emergency and not exit_all and FLATTEN_LATCH not in latched:
             await self.flatten.cancel_entries(within=timedelta(seconds=60))
             return
-        if not emergency and "flatten" not in latched:
+        if not emergency and FLATTEN_LATCH not in latched:
             return
+        is_shutdown = facts.get("close_reason") == CloseReason.SHUTDOWN
+        reason = CloseReason.SHUTDOWN if is_shutdown else CloseReason.MANUAL
         await self.flatten.run(
-            CloseReason.EMERGENCY_STOP if emergency else CloseReason.MANUAL,
+            CloseReason.EMERGENCY_STOP if emergency else reason,
             by="recovery",
             purpose=Purpose.EXIT if emergency else Purpose.FLATTEN,
             within=timedelta(seconds=60),
@@ -381,7 +387,7 @@ class TradingDay:
         try:
             return await self._scan_and_trade(trade=trade)
         finally:
-            await self._set_idle_status()
+            await self.set_idle_status()
 
     async def _scan_and_trade(self, *, trade: bool) -> ScanResult | None:
         """Scan, store the result, and with `trade` place its entries; None when the scan failed."""
@@ -410,15 +416,15 @@ class TradingDay:
                     log.exception("entry_failed", symbol=plan.symbol)
         return scan_result
 
-    async def _set_idle_status(self) -> None:
-        """Set the status after a scan: `monitoring` with open positions or working orders, else `idle`."""
+    async def set_idle_status(self) -> None:
+        """Set the status after a scan or a resume: `monitoring` with open positions or working orders, else `idle`."""
         async with self.store.read() as conn:
             has_open_work = await positions.open_positions(conn) or await orders.working(conn)
             row = await cycles.get(conn, self.cycle_id)
         is_idle = (
             not has_open_work
             and row is not None
-            and row.status in (CycleStatus.SCANNING, CycleStatus.EVALUATING)
+            and row.status in (CycleStatus.SCANNING, CycleStatus.EVALUATING, CycleStatus.MONITORING)
         )
         await self.current_day.advance(CycleStatus.IDLE if is_idle else CycleStatus.MONITORING)
 

@@ -3,7 +3,9 @@
 The session loop sets the session, the start of the day the cycle. Exits, limits and commands read both.
 """
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -14,7 +16,7 @@ from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain import cycle as machine
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import IllegalTransition
-from catalyst.domain.session import Phase, Session
+from catalyst.domain.session import NEW_YORK, Phase, Session
 from catalyst.store import cycles, latches
 from catalyst.store.pool import Store
 
@@ -35,6 +37,8 @@ class CurrentDay:
     cycle_id: str | None = None  # None: this process run has begun no day yet
     scan_failure: str | None = None  # of the last scan; None when it succeeded
     _scan_times: tuple[datetime, ...] = ()  # of the schedule that runs
+    # Held while latches are read or cleared and the gate follows: a `resume` and the start of a day may run at once.
+    latch_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _running_session: Session | None = None
 
     def set_session(self, session: Session | None) -> None:
@@ -86,6 +90,12 @@ class CurrentDay:
         now = self.clock.now()
         return next((at for at in self._scan_times if at > now), None)
 
+    def describe_next_open(self) -> str:
+        """Return when shares can be sold again, for a person."""
+        if self.session is None or self.session.open <= self.clock.now():
+            return "at the next session's open"
+        return f"at the open, {self.session.open.astimezone(NEW_YORK):%a %d %b %H:%M} New York time"
+
     async def advance(self, to_status: CycleStatus) -> bool:
         """Move the cycle to another status; false when no transition leads there."""
         cycle_id = self.begun_cycle_id
@@ -106,16 +116,38 @@ class CurrentDay:
         log.info("cycle_advanced", before=row.status, now=to_status)
         return True
 
-    async def end_entries(self, latch: str, *, reason: str, by: str, until: datetime | None = None) -> None:
-        """Forbid entries: set the latch, halt and close the cycle; only the latch before the first day has begun.
+    async def end_entries(
+        self,
+        latch: str,
+        *,
+        reason: str,
+        by: str,
+        cooldown_until: datetime | None = None,
+        until: datetime | None = None,
+        facts: Mapping[str, object] | None = None,
+    ) -> bool:
+        """Forbid entries: close the gate, set the latch, halt the cycle; return false when the latch was set already.
 
-        Entries stay forbidden, also after a restart, until a person resumes and the next session begins.
+        The latch survives restarts. A person clears it with `resume`, which is refused before `cooldown_until`; a latch
+        with `until` also ends with the first session that begins after it.
         """
-        self.gate.close(latch, reason)
-        async with self.store.tx("latch") as conn:
-            await latches.set_latch(conn, latch, reason=reason, by=by, at=self.clock.now(), until=None)
-        if self.cycle_id is None:
-            return
-        async with self.store.tx("halt") as conn:
-            await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=self.clock.now())
-        await self.advance(CycleStatus.CLOSED)
+        self.gate.close(latch, reason)  # at once: the rows may have to wait
+        async with self.latch_lock, self.store.tx("latch") as conn:
+            is_new = await latches.set_latch(
+                conn, latch, reason=reason, by=by, at=self.clock.now(), until=until, facts=facts
+            )
+        self.gate.close(latch, reason)  # the start of a day may have removed an earlier one meanwhile
+        if self.cycle_id is not None:
+            async with self.store.tx("halt") as conn:
+                await cycles.halt(
+                    conn, self.cycle_id, reason=reason, until=cooldown_until, at=self.clock.now()
+                )
+        return is_new
+
+    async def withdraw_latch(self, latch: str, *, by: str) -> None:
+        """Clear a latch that was set and caused nothing; the cycle stays halted while another latch is set."""
+        async with self.latch_lock, self.store.tx("latch") as conn:
+            await latches.clear_latch(conn, latch, by=by, at=self.clock.now())
+            if self.cycle_id is not None and not await latches.active_latches(conn):
+                await cycles.resume(conn, self.cycle_id, at=self.clock.now())
+        self.gate.reopen(latch)
