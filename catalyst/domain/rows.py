@@ -57,6 +57,7 @@ class OrderRow:
     # Times of receipt: the order is accepted and not at a venue; afterwards the venue has it.
     pending_at: datetime | None = None
     acknowledged_at: datetime | None = None
+    inactive_at: datetime | None = None  # the broker keeps the order and does not execute it (suspended)
 
     @property
     def is_of_another_catalyst(self) -> bool:

@@ -1,8 +1,9 @@
 """Unprotected time: computes from facts when shares had no working stop at the broker. Pure.
 
 Daemon, alerts, status, report and doctor take every figure from `unprotected_gaps`. The facts are fills and the life of
-each order that covers the shares, at the broker's own times. One time is ours, because the broker reports none: when
-we first heard that a venue has the order, and only for an order that was reported as waiting for its venue before.
+each order that covers the shares, at the broker's own times. Two times are ours, because the broker reports none: when
+we first heard that a venue has the order, only for an order that was reported as waiting for its venue before; and when
+we first heard that the broker has suspended it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -238,6 +239,7 @@ def _replacements_of(entry: OrderRow, by_id: Mapping[int, OrderRow]) -> set[int]
 def _ended_at(row: OrderRow, rows: Sequence[OrderRow]) -> datetime | None:
     """Return when the order stopped covering its shares; None while it works, and when fills used it up."""
     ends = [row.ended_at] if row.status in TERMINAL and row.status is not Status.FILLED else []
+    ends.append(row.inactive_at)
     if row.broker_status == "held":
         ends += [target.ended_at for target in _targets_of(row, rows) if target.status in _ENDED_UNFILLED]
     return min((at for at in ends if at is not None), default=None)

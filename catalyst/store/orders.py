@@ -33,7 +33,8 @@ SELECT: Final = """
            o.bracket_stop, o.bracket_target, o.status, o.filled_qty, o.filled_avg_price, o.broker_status,
            o.epoch, o.origin, o.signal_id, o.attempts, o.last_attempt_at, o.created_at, o.submitted_at,
            o.expires_at, o.closed_at, o.rejection_reason, o.cancel_reason, o.broker_submitted_at,
-           o.broker_filled_at, o.broker_canceled_at, o.broker_expired_at, o.pending_at, o.acknowledged_at
+           o.broker_filled_at, o.broker_canceled_at, o.broker_expired_at, o.pending_at, o.acknowledged_at,
+           o.inactive_at
       FROM orders o JOIN securities s USING (security_id)
 """
 _BY_ID: Final = SELECT + " WHERE o.order_id = $1"

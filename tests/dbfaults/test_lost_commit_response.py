@@ -61,7 +61,7 @@ async def test_lost_commit_response_during_entry_trades_at_most_once(
         ("prepare_exit", 1),
         ("cancel", 1),
         ("release_exit", 1),
-        ("submit", 1),  # the exit's row
+        ("submit", 1),  # the row of the moved target
         ("apply_report", 1),
         ("apply_report", 2),
         ("apply_report", 3),
@@ -73,7 +73,9 @@ async def test_lost_commit_response_during_exit_sells_once(database: str, label:
     """A close command sells the held quantity once, whichever commit response of the exit got lost."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
         await scenario.given_position("AAPL", 20)
-        await scenario.refuse_replacements()
+        await scenario.refuse_replacements(
+            may_stay_silent="no replacement follows" if label == "submit" else ""
+        )
         commit_loss.lose_response(label, nth)
         await scenario.conn.execute(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by)"

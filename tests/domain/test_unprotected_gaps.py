@@ -128,6 +128,12 @@ CASES = [
         [(0, 7)],
     ),
     (
+        "suspended after 100 s",
+        [ENTRY, replace(STOP, parent_order_id=None, broker_status="suspended", inactive_at=after(100))],
+        [ENTRY_FILL],
+        [(100, 300)],
+    ),
+    (
         "the target fills a part and the broker reduces the stop",
         [ENTRY, replace(STOP, quantity=Decimal(12)), TARGET],
         [ENTRY_FILL, OrderFill(2, Decimal(8), after(120))],

@@ -347,11 +347,11 @@ class Scenario:
         if may_stay_silent:
             self.reasons_of_silence[added["id"]] = may_stay_silent
 
-    async def refuse_replacements(self) -> None:
+    async def refuse_replacements(self, *, may_stay_silent: str = "") -> None:
         """Let the broker refuse every replacement, so that an exit cancels the legs and sends a sale."""
         await self.inject_fault(
             "status_before", method="PATCH", route="/v2/orders/*", status=422, code=40010001, count=0,
-            message="unable to replace order, order isn't sent to exchange yet",
+            message="unable to replace order, order isn't sent to exchange yet", may_stay_silent=may_stay_silent,
         )  # fmt: skip
 
     async def clear_faults(self) -> None:

@@ -119,7 +119,7 @@ async def test_flatten_leaves_the_stop_of_orphan_shares(database: str) -> None:
         assert scenario.held_qty("AAPL") == 20
         proof = await scenario.conn.fetchrow("SELECT * FROM flat_proofs")
         assert proof is not None
-        assert (proof["stored_orders"], proof["stored_positions"], proof["broker_positions"]) == (0, 0, 1)
+        assert (proof["stored_orders"], proof["stored_positions"], proof["broker_positions"]) == (0, 1, 1)
         assert await scenario.components.flatten.is_flat()
         orphan_orders = [order for order in await scenario.orders("AAPL") if order["origin"] == "orphan"]
         assert [(order["status"], order["cancel_reason"]) for order in orphan_orders] == [("submitted", None)]
