@@ -33,6 +33,7 @@ def examine_database(settings: Settings, *, pretty: bool) -> None:
 
     with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
         report = run_async(lambda: read(dsn))
+    report["flat_proofs"] = sum(1 for _ in settings.proofs_dir.glob("*.json"))
     oldest, days = report["scan_frames"]["oldest"], settings.config.database.keep_scan_frames_days
     if oldest is not None and oldest < open_clock(settings).now() - timedelta(days=days) - RETENTION_DELAY:
         report["warnings"].append(
@@ -73,6 +74,7 @@ def _parts_of(report: dict[str, Any]) -> "Iterator[RenderableType]":
     else:
         yield "slow queries: pg_stat_statements is not installed (shared_preload_libraries, then CREATE EXTENSION)"
     yield f"scan frames: {frames['frames']}, {_size(frames['bytes'])}, the oldest of {frames['oldest'] or 'no day'}"
+    yield f"flat proofs: {report['flat_proofs']} files, which are never deleted"
     yield (
         f"logged statements: log_statement {server['log_statement']}, log_min_duration_statement "
         f"{server['log_min_duration_statement']} (ALTER SYSTEM SET log_min_duration_statement = '250ms' logs slow ones)"

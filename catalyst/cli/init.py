@@ -4,15 +4,16 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from catalyst.config.env_file import read_env_file
 from catalyst.config.keys import ConfigKey, config_keys
@@ -82,35 +83,29 @@ def init(
     if mode is not None:
         answers.values["trading.mode"] = mode
     if secrets is not None:
-        variables = read_env_file(secrets, Environment.model_fields)
-        answers.variables = {variable.name: variable.value for variable in variables}
-    if asks:
-        _ask_questions(answers)
-    if not answers.values.get("trading.mode"):
-        has_keys = any(name.lower() == "alpaca_api_key" for name in answers.variables)
-        answers.values["trading.mode"] = Mode.PAPER if has_keys else Mode.SIM
+        for variable in read_env_file(secrets, Environment.model_fields):
+            is_ours = variable.key in Environment.model_fields
+            answers.variables[variable.name.upper() if is_ours else variable.name] = variable.value
     targets = [
         path for path in (folder / "config.yaml", folder / ".env") if _may_write(path, asks=asks, force=force)
     ]
+    if asks:
+        _ask_questions(answers, {path.name for path in targets})
+    if "trading.mode" not in answers.values:
+        answers.values["trading.mode"] = Mode.PAPER if "ALPACA_API_KEY" in answers.variables else Mode.SIM
     settings = _write_files(folder, targets, answers, owner)
     _print_next_steps(settings, targets)
 
 
-def _ask_questions(answers: Answers) -> None:
-    """Ask for everything that no option named."""
-    if "trading.mode" not in answers.values:
-        typer.echo("sim: a local exchange, without an account; paper: Alpaca's paper account, without money")
-        answers.values["trading.mode"] = _ask_value("Trade on sim or paper", "trading.mode", Mode.PAPER)
-    if answers.values["trading.mode"] is Mode.PAPER:
+def _ask_questions(answers: Answers, files: AbstractSet[str]) -> None:
+    """Ask for everything in the files to write that no option named."""
+    if "config.yaml" in files:
+        _ask_values(answers)
+    if ".env" not in files:
+        return
+    if answers.values.get("trading.mode") is not Mode.SIM:
         for name in ("ALPACA_API_KEY", "ALPACA_SECRET_KEY"):
             _ask_secret(answers, name, f"{name} of the paper account (not shown)")
-    for key, question in (
-        ("risk.max_daily_loss", "Largest loss of a day in dollars"),
-        ("risk.max_position_size", "Largest position in dollars"),
-        ("risk.max_positions", "Most open positions"),
-    ):
-        if key not in answers.values:
-            answers.values[key] = _ask_value(question, key, _default_of(key))
     _ask_secret(answers, "DATABASE_URL", "DATABASE_URL (not shown; empty: the embedded PostgreSQL)")
     if "ALERT_EMAIL_CRITICAL" not in answers.variables and (
         address := typer.prompt("Mail address of alerts (empty: none)", default="", show_default=False)
@@ -118,22 +113,57 @@ def _ask_questions(answers: Answers) -> None:
         _ask_mail_server(answers, address)
 
 
+def _ask_values(answers: Answers) -> None:
+    if "trading.mode" not in answers.values:
+        typer.echo("sim: a local exchange, without an account; paper: Alpaca's paper account, without money")
+        answers.values["trading.mode"] = _ask_value("Trade on sim or paper", "trading.mode", Mode.PAPER)
+    for key, question in (
+        ("risk.max_daily_loss", "Largest loss of a day in dollars"),
+        ("risk.max_position_size", "Largest position in dollars"),
+        ("risk.max_positions", "Most open positions"),
+    ):
+        if key not in answers.values:
+            answers.values[key] = _ask_value(question, key, _default_of(key))
+
+
 def _ask_mail_server(answers: Answers, address: str) -> None:
     variables = answers.variables
     variables["ALERT_EMAIL_CRITICAL"] = variables["ALERT_EMAIL_WARNING"] = address
     variables["SMTP_HOST"] = typer.prompt("Mail server")
-    variables["SMTP_PORT"] = typer.prompt("Port of the mail server (many providers block 25)", default="587")
+    port = typer.prompt("Port of the mail server (many providers block 25)", default=587, type=int)
+    variables["SMTP_PORT"] = str(port)
     variables["SMTP_FROM"] = typer.prompt("Sender of the alerts", default=address)
-    variables["SMTP_USERNAME"] = typer.prompt("Login at the mail server", default=address)
-    _ask_secret(answers, "SMTP_PASSWORD", "Password at the mail server, often an app password (not shown)")
+    login = typer.prompt("Login at the mail server", default=address)
+    _ask_secret(
+        answers,
+        "SMTP_PASSWORD",
+        "Password at the mail server, often an app password (not shown; empty: no login)",
+    )
+    if "SMTP_PASSWORD" in variables:
+        variables["SMTP_USERNAME"] = login
 
 
 def _ask_secret(answers: Answers, name: str, question: str) -> None:
-    """Ask for a secret that is not known yet; an empty answer sets nothing."""
+    """Ask for a secret that is not known yet, until a start would accept it; an empty answer sets nothing."""
     if name in answers.variables:
         return
-    if answer := typer.prompt(question, default="", show_default=False, hide_input=True).strip():
-        answers.variables[name] = answer
+    while answer := typer.prompt(question, default="", show_default=False, hide_input=True).strip():
+        fault = _fault_of(name, answer)
+        if fault is None:
+            answers.variables[name] = answer
+            return
+        typer.echo(f"{name}: {fault}", err=True)
+
+
+def _fault_of(name: str, answer: str) -> str | None:
+    """Return why a start would not accept the value of a variable, without the value; None when it would."""
+    accepted: Any = Environment.model_fields[name.lower()].annotation
+    try:
+        TypeAdapter(accepted).validate_python(answer)
+    except ValidationError as error:
+        (fault, *_) = error.errors(include_url=False, include_input=False)
+        return str(fault["msg"]).removeprefix("Value error, ")
+    return None
 
 
 def _ask_value(question: str, key: str, default: object) -> object:
@@ -220,7 +250,8 @@ def _config_text(answers: Answers) -> str:
     from catalyst.cli.config_pages import commented_line
 
     lines = [CONFIG_HEADER]
-    values = answers.values | {"features.email_alerts": "SMTP_HOST" in answers.variables}
+    mails = {"SMTP_HOST", "ALERT_EMAIL_CRITICAL"} <= answers.variables.keys()
+    values = answers.values | {"features.email_alerts": mails}
     chosen = (key for key in config_keys() if key.key in WRITTEN_KEYS)
     for section, keys in groupby(chosen, _section_of):
         lines += [

@@ -157,19 +157,21 @@ def test_init_asks_on_a_terminal(shell: Shell) -> None:
     answers = (
         ("sim or paper [paper]: ", "real"),
         ("sim or paper [paper]: ", ""),
-        ("ALPACA_API_KEY of the paper account (not shown): ", KEYS["ALPACA_API_KEY"]),
-        ("ALPACA_SECRET_KEY of the paper account (not shown): ", KEYS["ALPACA_SECRET_KEY"]),
         ("Largest loss of a day in dollars [2000]: ", "0"),
         ("Largest loss of a day in dollars [2000]: ", "500"),
         ("Largest position in dollars [5000]: ", ""),
         ("Most open positions [5]: ", "3"),
+        ("ALPACA_API_KEY of the paper account (not shown): ", "two words"),
+        ("ALPACA_API_KEY of the paper account (not shown): ", KEYS["ALPACA_API_KEY"]),
+        ("ALPACA_SECRET_KEY of the paper account (not shown): ", KEYS["ALPACA_SECRET_KEY"]),
+        ("empty: the embedded PostgreSQL): ", "books"),
         ("empty: the embedded PostgreSQL): ", ""),
         ("Mail address of alerts (empty: none): ", "me@example.com"),
         ("Mail server: ", "smtp.example.com"),
         ("[587]: ", "2525"),
         ("Sender of the alerts [me@example.com]: ", ""),
         ("Login at the mail server [me@example.com]: ", ""),
-        ("often an app password (not shown): ", "app-password-of-mine"),
+        ("often an app password (not shown; empty: no login): ", "app-password-of-mine"),
     )
     screen = answer_on_a_terminal(shell, ["init"], answers)
     assert "next: `catalyst check`" in screen
@@ -181,8 +183,8 @@ def test_init_asks_on_a_terminal(shell: Shell) -> None:
     before = (shell.folder / ".env").read_text()
     screen = answer_on_a_terminal(
         shell, ["init", "--mode", "sim", "--max-daily-loss", "400"],
-        (("Largest position", ""), ("Most open", ""), ("PostgreSQL): ", ""), ("none): ", ""),
-         ("config.yaml exists: replace it? [y/N]: ", "y"), (".env exists: replace it? [y/N]: ", "n")),
+        (("config.yaml exists: replace it? [y/N]: ", "y"), (".env exists: replace it? [y/N]: ", "n"),
+         ("Largest position", ""), ("Most open", "")),
     )  # fmt: skip
     assert "written: config.yaml" in screen
     assert (shell.folder / ".env").read_text() == before

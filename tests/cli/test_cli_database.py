@@ -82,6 +82,7 @@ def test_doctor_reports_on_the_database(shell: Shell, database: str) -> None:
         "catalyst cli",
         "log_min_duration_statement",
         "scan frames: 0",
+        "flat proofs: 0 files",
     ):
         assert text in completed.stdout, text
 
