@@ -65,13 +65,22 @@ SEAMS: dict[str, dict[str, str]] = {
         "a file": "the installation id outlives the database; writing it comes before the first order"
     },
     "flat_proof_files.py": {"a file": "proofs that outlive the database; writing one is a step"},
-    "doctor/examination.py": {"a file": "reads the free space of the disk"},
+    "doctor/disks.py": {"a file": "reads the free space of the disks"},
     "daemon/trading_day/trading_day.py": {
         "real time": "cancels a hanging job in real time, independent of the market clock"
     },
     "daemon/runtime/watchdog.py": {"a socket": "notifies the service manager"},
     "daemon/trading_day/end_of_day.py": {"real time": "cancels a hanging attempt, like the jobs of the day"},
     "daemon/trading_day/scanner.py": {"a file": "reads the operator's listings"},
+    "daemon/flatten_alone.py": {"another process": "asks a daemon of this machine to stop"},
+    "daemon/monitoring/http_server.py": {
+        "the broker's network": "serves /health and /metrics on the loopback address"
+    },
+    "embedded_sockets.py": {"a file": "makes the folder of a server's socket"},
+    "store/create_database.py": {
+        "the database": "creates the database before there is a pool",
+        "randomness": "draws a password and its salt",
+    },
     "embedded.py": {
         "a file": "creates the folder of a server",
         "a socket": "checks whether a server is running",
@@ -102,6 +111,8 @@ SEAMS: dict[str, dict[str, str]] = {
         "the broker's network": "reads the clock's file from the simulated exchange",
     },
     "cli/app.py": {"a file": "a closed output pipe must not end in a traceback"},
+    "cli/log_sources.py": {"a file": "reads a log", "another process": "runs journalctl"},
+    "cli/psql.py": {"a file": "finds PostgreSQL's programs", "another process": "runs psql"},
     "cli/parent_watch.py": {"another process": "exits when its parent process is gone"},
     "cli/simulator.py": {"a socket": "checks whether a port is free"},
     "cli/install_service.py": {
