@@ -15,6 +15,7 @@ import structlog
 from catalyst.clock import Clock
 from catalyst.concurrency import leaf_errors
 from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
+from catalyst.store import driver_errors
 
 Event = MutableMapping[str, Any]
 
@@ -51,7 +52,7 @@ class RepeatLimit:
         if record.levelno < logging.WARNING:
             return True
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and is_outage(error, OSError):
+        if error is not None and is_library_outage(error):
             record.msg, record.args = f"{record.getMessage()}: {_first_line(error)}", None
             record.exc_info = record.exc_text = None
         return record.exc_info is not None or self._count(f"{record.name} {record.getMessage()}") is not None
@@ -86,6 +87,11 @@ def is_outage(error: BaseException, *more: type[BaseException]) -> bool:
         isinstance(leaf, (BrokerError, DatabaseUnavailable, DatabaseContention, *more))
         for leaf in leaf_errors(error)
     )
+
+
+def is_library_outage(error: BaseException) -> bool:
+    """Return true when every error inside is an outage as a library raises it: not translated to an error of ours."""
+    return all(is_outage(leaf, OSError) or driver_errors.is_outage(leaf) for leaf in leaf_errors(error))
 
 
 def _first_line(error: BaseException) -> str:

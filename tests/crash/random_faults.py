@@ -85,9 +85,12 @@ class RandomFaultRun:
             scenario = draw.choice(SCENARIOS_OF_RARE_KINDS[kind])
         if FaultKind.REPLACE_REJECT in rates:
             rates[FaultKind.CANCEL_REJECT] = 1.0  # an exit replaces its target when its cancels are rejected
-        extras = NO_EXTRAS if scenario == "external_trades" else _draw_extras(draw, seed, kinds)
-        if extras.second_installation:
-            crash_points = []  # the other one would take the stream
+        extras = NO_EXTRAS if scenario == "external_trades" else _draw_extras(draw, seed)
+        if (
+            extras.second_installation
+        ):  # without a crash and without faults of the stream: it would take the stream
+            crash_points = []
+            rates = {kind: rate for kind, rate in rates.items() if not kind.startswith("stream_")}
         return cls(seed, scenario, tuple(crash_points), FaultSchedule(seed, rates), extras)
 
     def __str__(self) -> str:
@@ -101,18 +104,17 @@ class RandomFaultRun:
         return self.scenario, self.crash_points, RandomFaults(self.schedule, self.extras)
 
 
-def _draw_extras(draw: random.Random, seed: int, kinds: Sequence[FaultKind]) -> ExtraFaults:
+def _draw_extras(draw: random.Random, seed: int) -> ExtraFaults:
     """Draw what happens beside the schedule: nothing in a third of the runs."""
     if draw.random() < 1 / 3:
         return NO_EXTRAS
-    has_stream_faults = any(kind.startswith("stream_") for kind in kinds)
     return ExtraFaults(
         seed,
         late_lists=draw.random() < 0.3,
         refusal=draw.choice(KNOWN_REFUSALS) if draw.random() < 0.6 else None,
         refusal_rate=draw.choice((0.3, 0.6, 1.0)),
         refused_order=draw.choice(("sale", "sale", "replacement", "protection")),
-        second_installation=draw.random() < 0.2 and not has_stream_faults,
+        second_installation=draw.random() < 0.2,
         last_to_close=draw.random() < 0.4,
     )
 

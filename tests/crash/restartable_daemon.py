@@ -188,8 +188,9 @@ class CrashHarness(Scenario):
         return self.current_run
 
     async def start(self) -> None:
-        """Start a daemon and wait until it is ready, through any number of crashes."""
-        self._start_run()
+        """Start a daemon unless one runs, and wait until it is ready, through any number of crashes."""
+        if self.current_run is None:
+            self._start_run()
         await self.wait_until_ready()
 
     async def crash(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import asyncpg
 import structlog
 from structlog.testing import LogCapture
 
@@ -80,3 +81,9 @@ async def test_library_line_of_an_outage_has_no_traceback_and_is_not_repeated() 
     await clock.advance(timedelta(seconds=61))
     assert repeats.filter(record(DatabaseUnavailable("no route")))
     assert all(repeats.filter(record(KeyError("x"))) for _ in range(2))
+    driver = record(
+        asyncpg.ConnectionDoesNotExistError("connection was closed\nby the server")
+    )  # of its pool
+    assert repeats.filter(driver)
+    assert driver.exc_info is None
+    assert driver.getMessage() == "task failed: ConnectionDoesNotExistError: connection was closed"

@@ -30,7 +30,7 @@ def render_verdict(verdict: Verdict) -> str:
     return "\n".join([head, *facts, *(f"      {text}" for text in verdict.violations)])
 
 
-def render_page(verdicts: Sequence[Verdict], commit: str) -> str:
+def render_page(verdicts: Sequence[Verdict], commit: str, *, short: bool = False) -> str:
     """Render docs/fault-days.md from the verdicts of one run."""
     fired, incidents = Counter[str](), Counter[str]()
     for verdict in verdicts:
@@ -58,9 +58,10 @@ def render_page(verdicts: Sequence[Verdict], commit: str) -> str:
         "above (an incident may add its length); a longer time without protection and without an alert; a daemon",
         "that ends.",
         "",
+        *(["These are short days: the last 90 minutes before the close.", ""] if short else []),
         _total(verdicts, commit),
         "",
-        "Repeat a day with `python -m tests.fault_days --replay SEED`.",
+        f"Repeat a day with `python -m tests.fault_days --replay SEED{' --short' if short else ''}`.",
         "",
     ]
     red = [verdict for verdict in verdicts if not verdict.passed]

@@ -86,12 +86,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--short", action="store_true", help="the last 90 minutes of a day; write no page")
     parser.add_argument("--replay", type=int, help="run one seed and keep its folder")
+    parser.add_argument("--page", type=Path, help=f"default: {PAGE.name}, none for short and repeated days")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "fault-days")
     options = parser.parse_args()
     os.environ.pop("DATABASE_URL", None)  # each day has its own server
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops the servers and the workers
     if options.replay is not None:
         options.days, options.first_seed, options.workers = 1, options.replay, 1
+    elif options.page is None and not options.short:
+        options.page = PAGE
     seeds = range(options.first_seed, options.first_seed + options.days)
     for seed in seeds if options.days == 1 else []:
         print(draw_plan(seed, short=options.short), flush=True)
