@@ -4,6 +4,7 @@ A line is a JSON object with `at`, `level` and `event`; anything else (a traceba
 as text.
 """
 
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -169,9 +170,13 @@ def _value(value: object) -> str:
 
 
 def _symbols_of(facts: Mapping[str, Any]) -> set[str]:
-    several = facts.get("symbols")
-    names = [facts.get("symbol"), *(several if isinstance(several, list) else [several])]
-    return {name for name in names if isinstance(name, str)}
+    """Return the symbols that a line is about; some events name theirs in the reason only."""
+    names = {facts.get("symbol")}
+    for key in ("symbols", "plans"):
+        several = facts.get(key)
+        names |= {name for name in several if isinstance(name, str)} if isinstance(several, list) else set()
+    words = re.findall(r"[A-Z][A-Z.]*", str(facts.get("reason", "")))
+    return {name for name in (*names, *words) if isinstance(name, str)}
 
 
 def _rank(level: str) -> int:

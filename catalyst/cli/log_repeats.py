@@ -1,9 +1,11 @@
 """Log repeats: an outage is one line at its start and one a minute, without the tracebacks of client libraries.
 
-A line repeats another when event and facts are equal; which loop met the error and how long it waits do not count.
+A line repeats another when event and facts are equal; which loop met the error, how long it waits and the numbers in
+the error's text do not count.
 """
 
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ Event = MutableMapping[str, Any]
 REPEAT_INTERVAL: Final = timedelta(seconds=60)
 MAX_REMEMBERED: Final = 1_000  # different lines; older ones are forgotten
 QUIET_LEVELS: Final = ("debug", "info")  # events of the day: never repeats
+_NUMBER: Final = re.compile(r"\b0x[0-9a-f]+|\d+")  # seconds left, ports, addresses of objects
 # Facts that differ between two lines about one outage.
 VARYING_FACTS: Final = ("loop", "seconds", "again_in", "attempt", "at", "level")
 
@@ -39,7 +42,11 @@ class RepeatLimit:
         shorten_outage(event)
         if event.get("level") in QUIET_LEVELS or "exc_info" in event:
             return event
-        facts = sorted((key, str(value)) for key, value in event.items() if key not in VARYING_FACTS)
+        facts = sorted(
+            (key, _NUMBER.sub("#", str(value)) if key == "error" else str(value))
+            for key, value in event.items()
+            if key not in VARYING_FACTS
+        )
         repeated = self._count(repr(facts))
         if repeated is None:
             raise structlog.DropEvent

@@ -39,6 +39,8 @@ DAY = [
         at="2026-12-01T14:30:00.000+00:00",
         reason="I3: shares without a fill",
     ),
+    written("warning", "exit_requested", position_id=3, reason="TIME_LIMIT: VDMI held 180 minutes"),
+    written("info", "scan_finished", plans=["VDMI", "AAPL"]),
     "a line of another program",
 ]
 
@@ -46,10 +48,11 @@ DAY = [
 @pytest.mark.parametrize(
     ("chosen", "numbers"),
     [
-        (LogFilter(), [0, 1, 2, 3, 4, 5]),
-        (LogFilter(level="warning"), [2, 3, 4]),
+        (LogFilter(), [0, 1, 2, 3, 4, 5, 6, 7]),
+        (LogFilter(level="warning"), [2, 3, 4, 5]),
         (LogFilter(events=("entry_*", "daemon_ready")), [0, 1]),
-        (LogFilter(symbols=("AAPL",)), [1, 2]),
+        (LogFilter(symbols=("AAPL",)), [1, 2, 6]),
+        (LogFilter(symbols=("VDMI",)), [5, 6]),
         (LogFilter(symbols=("NVDA", "TSLA")), [3]),
         (LogFilter(since=parse_since("2026-12-01", NOW)), [4]),
         (LogFilter(level="error", symbols=("AAPL",)), []),
@@ -174,8 +177,11 @@ def test_logs_command_shows_filters_and_saves(run: Callable[..., str], tmp_path:
         "09:31:07  ERROR prices_stale  symbols=MSFT,NVDA",
         "---- Tuesday 01 December 2026, New York time",
         '09:30:00  CRITICAL safe_mode_entered  reason="I3: shares without a fill"',
+        "---- Monday 30 November 2026, New York time",
+        '09:31:07  WARNING exit_requested  position_id=3 reason="TIME_LIMIT: VDMI held 180 minutes"',
+        "09:31:07  scan_finished  plans=VDMI,AAPL",
     ]
-    assert run("--file", "daemon.log", "--symbol", "aapl", "--json").splitlines() == DAY[1:3]
+    assert run("--file", "daemon.log", "--symbol", "aapl", "--json").splitlines() == [*DAY[1:3], DAY[6]]
     assert run("--file", "daemon.log", "--event", "entry_*", "--output", "saved.txt") == ""
     assert (tmp_path / "saved.txt").read_text().splitlines() == [shown[0], shown[2]]
     assert (tmp_path / "saved.txt").stat().st_mode & 0o077 == 0

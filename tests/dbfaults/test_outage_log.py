@@ -63,6 +63,24 @@ async def test_broker_outage_writes_a_line_a_minute(database: str) -> None:
         await scenario.clear_faults()
 
 
+async def test_error_that_differs_only_in_its_numbers_is_a_repeat() -> None:
+    """Seconds left and addresses of objects in an error's text make no new line; another symbol does."""
+    clock = ManualClock(at("10:15"))
+    log = structlog.get_logger()
+    with written_lines(clock) as lines:
+        for seconds in (37, 27, 17):
+            for symbol in ("AAPL", "MSFT"):
+                text = f"the next minute begins in {seconds} s <object at 0x7f{seconds}ab>"
+                log.warning("position_read_failed", symbol=symbol, error=text)
+        await clock.advance(timedelta(seconds=61))
+        log.warning("position_read_failed", symbol="AAPL", error=text)
+    assert [(line["symbol"], line.get("repeated")) for line in lines] == [
+        ("AAPL", None),
+        ("MSFT", None),
+        ("AAPL", 2),
+    ]
+
+
 async def test_library_line_of_an_outage_has_no_traceback_and_is_not_repeated() -> None:
     """A library's line keeps its first sentence; within a minute it is written once, a defect with its traceback each
     time."""

@@ -33,6 +33,8 @@ T = TypeVar("T")
 Loop = Callable[[], Coroutine[Any, Any, None]]
 
 RESTART_PAUSE: Final = timedelta(seconds=2)
+# Loops that only show what others do: a defect of theirs is logged and stops no entries.
+OBSERVING_LOOPS: Final = frozenset({"monitoring"})
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Supervisor:
         """Log the failure and stop entries where needed.
 
         A broker error stops no entries. A database outage closes the entry gate. Any other error is a defect of ours
-        and enters SAFE mode until an operator resumes.
+        and enters SAFE mode until an operator resumes; not one of an observing loop.
         """
         if all(isinstance(cause, BrokerError) for cause in causes):
             log.warning("loop_interrupted", loop=name, error=str(causes[0]))
@@ -107,6 +109,8 @@ class Supervisor:
             self.gate.close(DATABASE, "the database cannot be reached")
             return
         log.error("loop_failed", loop=name, exc_info=error)
+        if name in OBSERVING_LOOPS:
+            return
         self.gate.enter_safe_mode(
             Invariant.I23, f"loop {name} failed and was restarted: {type(error).__name__}: {error}"
         )
