@@ -5,11 +5,13 @@ The clock is manual: time stands still until the test advances it, and sockets a
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -119,7 +121,14 @@ def settings_for(url: str, **sections: Facts) -> Settings:
     for name, section in sections.items():
         tree[name] = {**tree.get(name, {}), **section}
     config = Config.model_validate(tree)
-    return Settings(config, Environment(), Mode.SIM, config.session.mode)
+    variables = frozenset(item for item in os.environ.items() if item[0] != "PYTEST_CURRENT_TEST")
+    return Settings(config, _read_environment(variables), Mode.SIM, config.session.mode)
+
+
+@cache
+def _read_environment(_variables: frozenset[tuple[str, str]]) -> Environment:
+    """Return the settings in the environment; reading them takes longer than anything else before the start."""
+    return Environment()
 
 
 @dataclass

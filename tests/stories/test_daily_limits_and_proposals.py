@@ -132,7 +132,8 @@ async def test_portfolio_counts_proposals_and_open_remainders(database: str) -> 
 async def test_loss_limit_flattens_and_latches_the_day(database: str) -> None:
     """A breached loss limit ends flat and stays latched after a restart; a resume is refused during the
     cooldown and opens no entries after it."""
-    async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
+    emergency = {"cooldown_period_minutes": 10}
+    async with open_scenario(database, risk=TIGHT_LIMITS, emergency=emergency) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("MSFT", "190.00")
         await scenario.advance(seconds=1)
@@ -149,7 +150,7 @@ async def test_loss_limit_flattens_and_latches_the_day(database: str) -> None:
         await scenario.start()
         assert scenario.components is not None
         assert "emergency_stop" in scenario.components.gate.reasons
-        await scenario.advance(minutes=61)
+        await scenario.advance(minutes=11)
         assert "cycle_closed" in (await scenario.send_command("resume"))["still_closed"]
         assert (await scenario.submit_entry("TSLA", 5, **ENTRY)).status == "rejected"
         assert await scenario.count_submitted("TSLA") == 0

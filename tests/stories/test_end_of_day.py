@@ -144,7 +144,8 @@ async def test_shares_held_over_missed_close_raise_one_alert(database: str) -> N
 
 async def test_day_ending_with_shares_exits_with_not_flat_code(database: str) -> None:
     """When every exit is rejected until the close, the daemon exits with the code NOT_FLAT."""
-    async with open_scenario(database, now=at("15:49")) as scenario:
+    session = {"flat_before_close_minutes": 6}  # each minute of refusals is a hundred orders
+    async with open_scenario(database, now=at("15:53"), session=session) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.refuse_replacements()
         await scenario.inject_fault(
