@@ -5,6 +5,7 @@ takes the lock of this machine and uses the outage exit; the next start imports 
 is told by a signal.
 """
 
+import asyncio
 import os
 import re
 import signal
@@ -117,6 +118,7 @@ async def _flatten_by_broker(
         installation,
         order_lookback=ORDER_LOOKBACK,
     )
+    _ignore_interrupts()
     session = await session_of_today(broker, clock)
     market_open = session is not None and session.phase(clock.now()) is Phase.OPEN
     left = await outage_exit.flatten(
@@ -140,6 +142,15 @@ async def _flatten_by_broker(
     return FlattenResult(
         flat=False, remains=("the broker could not be read" if left.orders is None else counts) + waits
     )
+
+
+def _ignore_interrupts() -> None:
+    """Go on until the time limit on every signal: an end between a cancel and a sale leaves shares without a stop."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+        loop.add_signal_handler(
+            number, lambda: log.warning("flatten_goes_on", limit_s=FLATTEN_TIMEOUT.seconds)
+        )
 
 
 async def _read_account(broker: AlpacaBroker, settings: Settings, clock: Clock) -> AccountReport:

@@ -1,6 +1,8 @@
 """Flatten without a daemon, and without a database: the shares are sold, and the next start obeys the latch."""
 
 import asyncio
+import os
+import signal
 from dataclasses import replace
 
 from catalyst.daemon import flatten_alone
@@ -48,8 +50,8 @@ async def test_flatten_without_a_daemon_sells_and_latches(database: str) -> None
 
 
 async def test_flatten_without_a_database_sells_what_our_orders_bought(database: str) -> None:
-    """Given our shares, shares of a person and neither daemon nor database, a flatten sells ours alone; the next start
-    imports what it did."""
+    """Given our shares, shares of a person and neither daemon nor database, a flatten sells ours alone, also when it is
+    interrupted; the next start imports what it did."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("MSFT", "190.00")
@@ -60,6 +62,9 @@ async def test_flatten_without_a_database_sells_what_our_orders_bought(database:
         await scenario.advance(seconds=1)
         await scenario.crash()
         task = asyncio.create_task(flatten_alone.flatten_without_database(scenario.settings, scenario.clock))
+        while not list(scenario.settings.spool_dir.glob("*.spool")):
+            await scenario.advance(seconds=0.1)
+        os.kill(os.getpid(), signal.SIGINT)
         result = await advance_until_done(scenario, task)
         assert result.flat
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 7)
