@@ -596,6 +596,13 @@ def test_environment_overrides_an_invalid_limit_in_the_file(environ: Callable[..
     load_error(write({"risk": "none"}))
 
 
+@pytest.mark.parametrize("name", ["NEWS_API_KEY", "BENZINGA_API_KEY"])
+def test_keys_of_news_sources_that_are_not_read_have_a_notice(name: str, environ: Callable[..., None]):
+    """A key that is accepted and has no effect says so."""
+    environ(**{name: "abcdefgh12345678"})
+    assert [notice for notice in load().notices if f"{name} has no effect" in notice]
+
+
 @pytest.mark.parametrize("name", ["REDIS_HOST", "REDIS_PORT", "REDIS_URL", "REDIS_PASSWORD", "REDIS_DB"])
 def test_redis_variables_are_ignored_with_a_notice(name: str, environ: Callable[..., None]):
     """REDIS_* variables are ignored with a notice."""

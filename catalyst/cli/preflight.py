@@ -204,7 +204,7 @@ async def _check_connected_database(
         yield CheckResult("schema", CheckVerdict.OK, "every migration is applied")
         yield await _check_privileges(conn)
         yield await _check_connect(conn)
-        yield await _check_daemon(conn, owner)
+        yield await _check_daemon(conn, owner, settings)
 
 
 async def _check_privileges(conn: "Connection") -> CheckResult:
@@ -237,12 +237,24 @@ async def _check_connect(conn: "Connection") -> CheckResult:
     return CheckResult("connect", CheckVerdict.OK, "only the roles of Catalyst may connect")
 
 
-async def _check_daemon(conn: "Connection", owner: DatabaseOwner) -> CheckResult:
+async def _check_daemon(conn: "Connection", owner: DatabaseOwner, settings: Settings) -> CheckResult:
+    """Say in which mode a daemon runs, by its own statement; a mode other than the one checked here is a warning."""
     from catalyst.store import daemon_epoch, reporting_queries
 
-    owner.account_id = account = (await daemon_epoch.current(conn)).account_id
-    running = account is not None and await reporting_queries.is_account_locked(conn, account)
-    return CheckResult("daemon", CheckVerdict.OK, "running" if running else "not running")
+    daemon = await daemon_epoch.current(conn)
+    owner.account_id = account = daemon.account_id
+    if account is None or not await reporting_queries.is_account_locked(conn, account):
+        return CheckResult("daemon", CheckVerdict.OK, "not running")
+    running = f"running: {daemon.mode}, {daemon.session_mode}"
+    if (daemon.mode, daemon.session_mode) != (str(settings.mode), str(settings.session_mode)):
+        checked = f"{settings.mode}, {settings.session_mode}"
+        return CheckResult(
+            "daemon",
+            CheckVerdict.WARN,
+            f"{running}; this check is for {checked}",
+            "a restart applies the change",
+        )
+    return CheckResult("daemon", CheckVerdict.OK, running)
 
 
 async def _check_broker(settings: Settings, clock: Clock, owner: DatabaseOwner) -> AsyncIterator[CheckResult]:

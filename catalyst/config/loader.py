@@ -46,6 +46,7 @@ OVERRIDES: Final = {
 
 
 # Limits that give a warning when the environment overrides the file's value.
+NEWS_KEYS: Final = ("news_api_key", "benzinga_api_key")  # of sources that are not read yet
 WARNED_LIMITS: Final = frozenset({"max_daily_loss", "max_position_size", "max_positions"})
 
 _LOG_FORMATS: Final = ("auto", "json", "console")  # another program's LOG_FORMAT is not ours
@@ -243,8 +244,11 @@ def _apply_environment(tree: dict[str, Any], env: Environment) -> list[str]:
         section_values[name] = value.upper() if variable == "log_level" else value
     if any(getattr(env, name) for name in Environment.model_fields if name.startswith("redis_")):
         notices.append("REDIS_* is ignored: the daemon is one process and needs no cache server")
-    if env.news_api_key is not None or env.benzinga_api_key is not None:
-        notices.append("NEWS_API_KEY and BENZINGA_API_KEY are ignored: headlines come from Alpaca")
+    notices += [
+        f"{name.upper()} has no effect: headlines come from the broker"
+        for name in NEWS_KEYS
+        if getattr(env, name)
+    ]
     return notices
 
 

@@ -63,7 +63,7 @@ async def test_report_figures_follow_from_the_fills(day: Store) -> None:
     assert (result.orders, result.entries, result.entries_filled, result.fills) == (5, 3, 3, 7)
 
 
-async def test_report_shows_proposals_apart_from_orders(day: Store) -> None:
+async def test_report_separates_proposals_from_sent_orders(day: Store) -> None:
     """A proposal that was never sent is no order; the report counts proposals by decision and names who approved."""
     async with day.tx("decided") as conn:
         (waiting,) = await proposals.waiting(conn)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from catalyst.broker.port import StreamState
-from catalyst.cli.preflight import CheckVerdict, DatabaseOwner, _check_broker
+from catalyst.cli.preflight import CheckVerdict, DatabaseOwner, _check_broker, _check_daemon
 from catalyst.clock import ManualClock
 from catalyst.config.schema import Config, SessionMode
 from catalyst.doctor.issues import IssueKind
@@ -135,6 +135,11 @@ async def test_status_and_report_show_the_settings_of_the_running_daemon(databas
         await scenario.advance(seconds=65)
         status, report = await status_of(scenario), await report_of(scenario)
         assert status.cycle is not None
+        checked = replace(autonomous, session_mode=SessionMode.SUPERVISED)
+        running = await _check_daemon(scenario.conn, DatabaseOwner(), checked)
+        assert (running.verdict, running.detail) == (
+            CheckVerdict.WARN, "running: sim, autonomous; this check is for sim, supervised",
+        )  # fmt: skip
         assert (status.daemon.session_mode, status.cycle.mode, report.cycle.mode) == ("autonomous",) * 3
         assert [(change.before, change.now) for change in report.mode_changes] == [
             ("supervised", "autonomous")
