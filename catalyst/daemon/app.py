@@ -154,6 +154,7 @@ async def run_loops(
         "account_lease": lease.run,
         "startup_survey": components.startup_survey.clear_crash_loop,
         "shorting_lock": components.shorting_lock.run,
+        "examination": components.examination.run,
         "heartbeat": Heartbeat(components.store, components.clock, components.epoch).run,
         "config_reload": ConfigReload(
             components.settings,

@@ -6,21 +6,31 @@ its fills; only an issue found every time is reported.
 
 import shutil
 from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 from time import perf_counter
 from typing import Final
 
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
+from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
 from catalyst.doctor import broker_checks, database_checks
 from catalyst.doctor.issues import Examination, Issue, IssueKind, Severity, new_issue
 from catalyst.domain.errors import BrokerError
 from catalyst.store import daemon_epoch
-from catalyst.store.pool import Store
+from catalyst.store.pool import Connection, Store
 
 RECHECK_DELAYS: Final = (timedelta(seconds=4), timedelta(seconds=8))  # before the second and the third check
 LOW_DISK_BYTES: Final = 1 << 30
+
+
+class Journal(Enum):
+    """The part of the journal that an examination verifies."""
+
+    NOT = "not"  # the daemon verifies it by itself, see SafeMode
+    SINCE_LAST_PROOF = "since the last proof"
+    WHOLE = "whole"
 
 
 async def examine(
@@ -30,7 +40,7 @@ async def examine(
     clock: Clock,
     *,
     pause_clock: Clock,
-    whole_journal: bool = False,
+    journal: Journal = Journal.SINCE_LAST_PROOF,
 ) -> Examination:
     """Examine the system now. Raises only the errors of a database outage.
 
@@ -48,18 +58,18 @@ async def examine(
         issues = [issue for issue in rechecked if not issue.transient or issue.key in keys]
     async with store.read() as conn:
         pipeline = await database_checks.pipeline_summary(conn, clock.now())
-        account = (await daemon_epoch.current(conn)).account_id
-        name = settings.account_name(account or "")
-        journal_issues, _ = await database_checks.verify_journal(
-            conn, settings.proofs_dir, name, whole=whole_journal
-        )
-    issues += [*journal_issues, *_host_issues(settings)]
+        alerts = await database_checks.alert_summary(conn, clock.now())
+        if settings.mode is not Mode.SIM:
+            issues += await database_checks.old_key_issues(conn, settings.keys[0], clock.now())
+        if journal is not Journal.NOT:
+            issues += await _journal_issues(conn, settings, whole=journal is Journal.WHOLE)
+    issues += _host_issues(settings)
     kinds, severities = list(IssueKind), list(Severity)
     ranked = sorted(
         _deduplicate(issues), key=lambda issue: (severities.index(issue.severity), kinds.index(issue.kind))
     )
     mode = str(settings.mode) if connected else None
-    return Examination(at, (perf_counter() - started) * 1000, mode, pipeline, tuple(ranked))
+    return Examination(at, (perf_counter() - started) * 1000, mode, pipeline, alerts, tuple(ranked))
 
 
 async def _check_once(
@@ -71,18 +81,25 @@ async def _check_once(
         issues = await database_checks.check_database(
             conn, at, flat_at_close=settings.config.positions.close_all_at_market_close
         )
-        try:
-            return [*issues, *await broker_checks.compare_with_broker(conn, broker, at)], True
-        except BrokerError as error:
-            reason = str(error).splitlines()[0]
-            return [
-                *issues,
-                new_issue(IssueKind.ALPACA_ERROR, f"the broker does not answer: {reason}", error=reason),
-                new_issue(
-                    IssueKind.RECONCILIATION_SKIPPED,
-                    "orders, shares and the result were not compared with the broker",
-                ),
-            ], False
+    try:
+        return [*issues, *await broker_checks.compare_with_broker(store, broker, at)], True
+    except BrokerError as error:
+        reason = str(error).splitlines()[0]
+        return [
+            *issues,
+            new_issue(IssueKind.ALPACA_ERROR, f"the broker does not answer: {reason}", error=reason),
+            new_issue(
+                IssueKind.RECONCILIATION_SKIPPED,
+                "orders, shares and the result were not compared with the broker",
+            ),
+        ], False
+
+
+async def _journal_issues(conn: Connection, settings: Settings, *, whole: bool) -> list[Issue]:
+    account = (await daemon_epoch.current(conn)).account_id
+    name = settings.account_name(account or "")
+    issues, _ = await database_checks.verify_journal(conn, settings.proofs_dir, name, whole=whole)
+    return issues
 
 
 def _deduplicate(issues: list[Issue]) -> list[Issue]:

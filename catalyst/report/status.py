@@ -8,9 +8,11 @@ from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.position import ZERO
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.domain.session import NEW_YORK, trading_date
+from catalyst.report.alert_delivery import delivery_problems
 from catalyst.report.day import ScanFigures, scan_figures
 from catalyst.report.formatting import new_york_time
 from catalyst.store import (
+    alert_channels,
     candidates,
     cycles,
     daemon_epoch,
@@ -21,6 +23,7 @@ from catalyst.store import (
     proposals,
     reporting_queries,
 )
+from catalyst.store.alert_channels import DeliveryState
 from catalyst.store.cycles import CycleRow
 from catalyst.store.daemon_epoch import DaemonRow
 from catalyst.store.flat_proofs import FlatProofRow
@@ -86,6 +89,7 @@ class SystemStatus:
     day_pnl: Decimal
     loss_limit_used_pct: float | None
     proof: FlatProofRow | None
+    alert_delivery: DeliveryState
     problems: tuple[str, ...]
 
     @property
@@ -106,6 +110,7 @@ async def read_status(conn: Connection, at: datetime, *, next_scan: datetime | N
     risks = {risk.position_id: risk for risk in await pipeline_views.open_risk(conn)}
     day_positions = [] if cycle is None else await positions.of_cycle(conn, cycle.cycle_id)
     scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
+    delivery = await alert_channels.read_delivery(conn, at)
     active_latches = tuple(await reporting_queries.latches(conn))
     daemon = _daemon_status(daemon_row, alive, at)
     open_lines = tuple(_position_line(row, risks.get(row.position_id), at) for row in rows)
@@ -131,7 +136,8 @@ async def read_status(conn: Connection, at: datetime, *, next_scan: datetime | N
         day_pnl=realized + unrealized,
         loss_limit_used_pct=None if cycle is None else round(float(100 * loss / cycle.max_daily_loss), 1),
         proof=None if cycle is None else await flat_proofs.last_flat_proof(conn, cycle.cycle_id),
-        problems=tuple(_problems(daemon, cycle, active_latches, scan, open_lines)),
+        alert_delivery=delivery,
+        problems=(*_problems(daemon, cycle, active_latches, scan, open_lines), *delivery_problems(delivery)),
     )
 
 

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from catalyst.domain.order import Status
 from catalyst.domain.rows import OrderRow
+from catalyst.report.alert_delivery import describe_delivery
 from catalyst.report.day import TradeSummary
 from catalyst.report.explain import Explanation, SymbolScan
 from catalyst.report.formatting import describe_proof, dollars, duration, new_york_time, price, quantity
@@ -157,6 +158,7 @@ def render_status(system_status: SystemStatus) -> Iterator[RenderableType]:
     yield _result_line(system_status)
     if system_status.proof is not None:
         yield f"flat      {describe_proof(system_status.proof)}"
+    yield f"alerts    {describe_delivery(system_status.alert_delivery)}"
     yield from _render_proposals(system_status.proposals)
     yield from render_positions(system_status.positions, ())
     if system_status.orders:
