@@ -36,7 +36,7 @@ def render_day(day: DayReport) -> Iterator[RenderableType]:
     yield f"cycle {cycle.cycle_id}, {cycle.mode}, {cycle.status} ({ended}){halted}"
     if day.trades:
         yield render_trades(day.trades)
-    yield from _render_summary(day)
+    yield from render_summary(day)
     if day.exits:
         reasons = (f"{exits.reason} {exits.count} ({dollars(exits.pnl, signed=True)})" for exits in day.exits)
         yield f"exits     {', '.join(reasons)}"
@@ -70,7 +70,8 @@ def render_trades(trades: Sequence[TradeSummary]) -> Table:
     return table
 
 
-def _render_summary(day: DayReport) -> Iterator[RenderableType]:
+def render_summary(day: DayReport) -> Iterator[RenderableType]:
+    """Render the result, the risk, the orders and the proof of a day, one line each."""
     figures, cycle = day.figures, day.cycle
     result = Text("result    ")
     result.append_text(gain_text(figures.total_pnl))
