@@ -18,6 +18,7 @@ from catalyst.cli import (
     preflight,
     queries,
     simulator,
+    unit_alert,
 )
 from catalyst.cli import demo as demo_command
 from catalyst.cli import doctor as doctor_command
@@ -66,6 +67,7 @@ for panel, verbs in COMMANDS.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
 app.command("test-alert", rich_help_panel="Start here")(alerts.send_test_alert)
+app.command(hidden=True)(unit_alert.alert)  # called by systemd
 app.add_typer(alerts.app, name="alerts", rich_help_panel="Show")
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from catalyst.clock import Clock, ScaledClock, SystemClock
-from catalyst.config.loader import load
+from catalyst.config.loader import load, load_alert_settings
 from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import ConfigInvalid, DatabasePooled, DatabaseUnavailable, UserError
@@ -46,6 +46,17 @@ def read_settings(path: Path | None) -> Settings:
     """
     chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
     return load(chosen, env_file=secrets_file())
+
+
+def read_settings_for_alerts(path: Path | None) -> tuple[Settings, str | None]:
+    """Return the settings, and what is wrong with the configuration; then only the settings of alerts are real.
+
+    Raises ConfigInvalid when the environment cannot be read at all.
+    """
+    try:
+        return read_settings(path), None
+    except ConfigInvalid as error:
+        return load_alert_settings(env_file=secrets_file()), str(error)
 
 
 def secrets_file() -> Path | None:
