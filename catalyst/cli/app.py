@@ -23,6 +23,7 @@ from catalyst.cli import (
     retention,
     show_logs,
     simulator,
+    unit_alert,
 )
 from catalyst.cli import demo as demo_command
 from catalyst.cli import doctor as doctor_command
@@ -80,6 +81,7 @@ for panel, verbs in COMMANDS.items():
         app.command(rich_help_panel=panel)(verb)
 app.command("test-alert", rich_help_panel="Start here")(alerts.send_test_alert)
 app.add_typer(configuration.app, name="config", rich_help_panel="Start here")
+app.command(hidden=True)(unit_alert.alert)  # called by systemd
 app.add_typer(alerts.app, name="alerts", rich_help_panel="Show")
 
 

@@ -1,6 +1,8 @@
 """`catalyst doctor`: checks database, broker and journal and prints each issue with its fix, as JSON or text."""
 
+import sys
 from collections.abc import Iterator
+from datetime import datetime
 from getpass import getuser
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,10 +35,13 @@ EXIT_COULD_NOT_RUN = 3
 
 def doctor(
     pretty: Annotated[bool, typer.Option("--pretty", help="Lines for people instead of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, which is the default.")] = False,
     fix: Annotated[
         bool,
         typer.Option(
-            "--fix", help="Let the daemon reconcile the database with the broker; no order is sent."
+            "--fix",
+            help="Let the daemon reconcile the database with the broker, which sends no order; on a terminal also ask "
+            "for each exit that would help.",
         ),
     ] = False,
     journal: Annotated[
@@ -55,8 +60,8 @@ def doctor(
     config: ConfigOption = None,
 ) -> None:
     """Examine database, broker and journal; exit 0 without warnings, 1 warnings, 2 critical, 3 could not run."""
-    from catalyst.doctor.issues import RECONCILE
-
+    if pretty and as_json:
+        raise UserError("--pretty prints lines for people, --json prints JSON: choose one")
     try:
         settings = read_addresses(config).settings
         if database:
@@ -64,12 +69,8 @@ def doctor(
         if resolve is not None:
             _resolve_quarantine(settings, resolve)
         examination = _examine(settings, whole_journal=journal)
-        fixed: list[str] = []
-        if fix and (fixable := [issue for issue in examination.issues if issue.fix == RECONCILE]):
-            for issue in fixable:
-                typer.echo(f"{issue.kind}: {issue.message} → {issue.fix}", err=True)
-            send_command(config, "reconcile", {})
-            fixed.append(RECONCILE)
+        fixed = apply_fixes(config, examination) if fix else []
+        if fixed:
             examination = _examine(settings, whole_journal=journal)
     except UserError as error:
         message = str(error)
@@ -90,10 +91,29 @@ def reconcile(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     print_result(answer, as_json, lambda: [_reconcile_line(answer)])
 
 
+def apply_fixes(config: ConfigOption, examination: "Examination") -> list[str]:
+    """Show the fixes, then run the safe one; ask on a terminal before each exit. Return the commands that were run."""
+    from catalyst.doctor.issues import CLOSE, RECONCILE
+
+    fixed: list[str] = []
+    for issue in examination.issues:
+        if issue.fix == RECONCILE or issue.fix.startswith(CLOSE):
+            typer.echo(f"{issue.kind}: {issue.message} → {issue.fix}", err=True)
+    if any(issue.fix == RECONCILE for issue in examination.issues):
+        send_command(config, "reconcile", {})
+        fixed.append(RECONCILE)
+    exits = dict.fromkeys(issue.fix for issue in examination.issues if issue.fix.startswith(CLOSE))
+    for command in exits if sys.stdin.isatty() else ():  # it trades: only a person may say so
+        if typer.confirm(f"Run `{command}` now? It sends orders.", err=True):
+            send_command(config, "close", {"symbol": command.removeprefix(CLOSE)})
+            fixed.append(command)
+    return fixed
+
+
 def _examine(settings: Settings, *, whole_journal: bool) -> "Examination":
     async def run_checks(dsn: str) -> "Examination":
         from catalyst.broker.alpaca import AlpacaBroker
-        from catalyst.doctor.examination import examine
+        from catalyst.doctor.examination import Journal, examine
 
         clock = open_clock(settings)
         key, secret = settings.keys
@@ -101,7 +121,12 @@ def _examine(settings: Settings, *, whole_journal: bool) -> "Examination":
             broker = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret)
             try:
                 return await examine(
-                    store, broker, settings, clock, pause_clock=SystemClock(), whole_journal=whole_journal
+                    store,
+                    broker,
+                    settings,
+                    clock,
+                    pause_clock=SystemClock(),
+                    journal=Journal.WHOLE if whole_journal else Journal.SINCE_LAST_PROOF,
                 )
             finally:
                 await broker.close()
@@ -145,6 +170,9 @@ def _issue_lines(examination: "Examination") -> "Iterator[Text]":
         style=styles[examination.status],
     )
     yield Text(f"cycle     {pipeline.get('cycle_id') or 'none today'} {pipeline['status']}")
+    delivered_at = examination.alerts["last_delivered_at"]
+    when = f"{delivered_at:%Y-%m-%d %H:%M} UTC" if isinstance(delivered_at, datetime) else "never"
+    yield Text(f"alerts    {examination.alerts['waiting']} waiting, last delivered {when}")
     for issue in examination.issues:
         line = Text(f"{issue.severity:<9} ", style=styles[issue.severity])
         line.append(f"{issue.kind}: {issue.message}  → {issue.fix}", style="default not bold")

@@ -33,10 +33,7 @@ TARGETS: Final = {
 # The units that use only commands of this release.
 ENABLED: Final = ("catalyst.service", "catalyst-doctor.timer")
 
-NOT_ENABLED: Final = (
-    "not yet:   catalyst-backup.timer (this release has no `catalyst backup`); catalyst-alert@.service writes to the"
-    " journal only (no `catalyst alert`)"
-)
+NOT_ENABLED: Final = "not yet:   catalyst-backup.timer (this release has no `catalyst backup`)"
 
 # The service cannot read these folders (ProtectHome, PrivateTmp).
 HIDDEN_FOLDERS: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 -- refused, not used

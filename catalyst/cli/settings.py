@@ -11,7 +11,7 @@ import typer
 
 from catalyst.clock import Clock, ScaledClock, SystemClock
 from catalyst.config.addresses import Addresses, load_addresses
-from catalyst.config.loader import load
+from catalyst.config.loader import load, load_alert_settings
 from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import ConfigInvalid, DatabasePooled, DatabaseUnavailable, UserError
@@ -64,6 +64,17 @@ def read_addresses(path: Path | None, *, print_problem: bool = True) -> Addresse
             fg=typer.colors.YELLOW,
         )
     return addresses
+
+
+def read_settings_for_alerts(path: Path | None) -> tuple[Settings, str | None]:
+    """Return the settings, and what is wrong with the configuration; then only the settings of alerts are real.
+
+    Raises ConfigInvalid when the environment cannot be read at all.
+    """
+    try:
+        return read_settings(path), None
+    except ConfigInvalid as error:
+        return load_alert_settings(env_file=secrets_file()), str(error)
 
 
 def secrets_file() -> Path | None:

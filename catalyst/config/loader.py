@@ -101,6 +101,29 @@ def read_environment(env_file: Path | None, **values: Any) -> Environment:
     return Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"), **values)
 
 
+def load_alert_settings(*, env_file: Path | None = None) -> Settings:
+    """Read the settings of alerts from the environment although the rest of the configuration is wrong.
+
+    A variable with a wrong value counts as not set. Mail is on when a mail server is named, unless
+    ENABLE_EMAIL_ALERTS says no. Raises ConfigInvalid when the env file or the credentials cannot be read.
+    """
+    read_variables(env_file)
+    try:
+        try:
+            env = read_environment(env_file)
+        except ValidationError as error:
+            wrong = {str(each["loc"][0]).lower() for each in error.errors(include_input=False)}
+            unset = {name: Environment.model_fields[name].default for name in wrong}
+            env = read_environment(env_file, **unset)
+    except SettingsError:
+        raise ConfigInvalid("a file in $CREDENTIALS_DIRECTORY cannot be read as text") from None
+    held = {name: value for name, value in env if isinstance(value, SecretStr)}
+    add_secrets(_secrets_of(Variable(name, value.get_secret_value()) for name, value in held.items()))
+    mail_is_on = env.enable_email_alerts if env.enable_email_alerts is not None else env.smtp_host is not None
+    config = Config.model_validate({"features": {"email_alerts": mail_is_on}})
+    return Settings(config, env, Mode.SIM, SessionMode.SUPERVISED)
+
+
 def read_variables(env_file: Path | None) -> list[Variable]:
     """Return the variables of the env file and of the process, the stronger last, and let every secret be masked."""
     add_secrets(_secrets_of(map(Variable, os.environ, os.environ.values())))

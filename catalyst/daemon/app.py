@@ -195,6 +195,7 @@ async def run_loops(
         "account_lease": lease.run,
         "startup_survey": components.startup_survey.clear_crash_loop,
         "shorting_lock": components.shorting_lock.run,
+        "examination": components.examination.run,
         "config_reload": ConfigReload(
             components.settings,
             components.config,

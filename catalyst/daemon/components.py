@@ -34,6 +34,7 @@ from catalyst.daemon.risk.price_cache import PriceCache
 from catalyst.daemon.risk.stop_monitor import StopMonitor
 from catalyst.daemon.runtime.alert_delivery import AlertDelivery, usable_channels
 from catalyst.daemon.runtime.database_health import DatabaseHealth
+from catalyst.daemon.runtime.periodic_examination import PeriodicExamination
 from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.trading_day.end_of_day import EndOfDay
@@ -89,6 +90,7 @@ class Components:
     shorting_lock: ShortingLock
     startup_survey: StartupSurvey
     alert_delivery: AlertDelivery
+    examination: PeriodicExamination
     epoch: int
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -232,6 +234,7 @@ def build_components(
         shorting_lock=ShortingLock(broker, store, clock, config),
         startup_survey=StartupSurvey(store, gate, clock),
         alert_delivery=AlertDelivery(store, usable_channels(settings, clock), clock),
+        examination=PeriodicExamination(store, broker, settings, config, clock),
         epoch=epoch,
     )
 

@@ -19,7 +19,7 @@ from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.store import daemon_epoch, day_result, orders, positions
 from catalyst.store.day_result import PositionResult
-from catalyst.store.pool import Connection
+from catalyst.store.pool import Connection, Store
 
 ORDER_LOOK_BACK: Final = timedelta(days=1)
 OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded this recently counts as ours
@@ -76,16 +76,22 @@ async def read_database(conn: Connection, at: datetime) -> DatabaseFacts:
     )
 
 
-async def compare_with_broker(conn: Connection, broker: Broker, at: datetime) -> list[Issue]:
-    """Compare database and broker once and return every difference as an issue. Raises BrokerError."""
-    database_facts = await read_database(conn, at)
+async def compare_with_broker(store: Store, broker: Broker, at: datetime) -> list[Issue]:
+    """Compare database and broker once and return every difference as an issue. Raises BrokerError.
+
+    No connection is held while the broker is read: the daemon's loops need them.
+    """
+    async with store.read() as conn:
+        database_facts = await read_database(conn, at)
     broker_facts = await read_broker(broker, database_facts.fills_since, at)
-    rows = await orders.by_broker_ids(conn, [order.broker_id for order in broker_facts.orders])
+    async with store.read() as conn:
+        rows = await orders.by_broker_ids(conn, [order.broker_id for order in broker_facts.orders])
+        installation = await daemon_epoch.installation(conn)
     rows_by_broker_id = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
     issues = [
         *_share_mismatches(database_facts, broker_facts),
         *_status_mismatches(rows_by_broker_id, broker_facts),
-        *_orphan_orders(rows_by_broker_id, broker_facts, await daemon_epoch.installation(conn)),
+        *_orphan_orders(rows_by_broker_id, broker_facts, installation),
         *_unprotected_shares(database_facts, broker_facts),
     ]
     issues += [issue async for issue in _orders_missing_at_broker(database_facts, broker_facts, broker)]

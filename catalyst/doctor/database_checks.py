@@ -1,6 +1,7 @@
 """Checks that need only the database: daemon, safe mode, invariants, stuck orders, stale data, protection, journal."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +18,8 @@ from catalyst.domain.rows import OrderRow
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.domain.unprotected_time import Gap, orphan_gaps, position_gaps, seconds_of
 from catalyst.store import (
+    alert_channels,
+    api_keys,
     candidates,
     cycles,
     daemon_epoch,
@@ -31,6 +34,7 @@ from catalyst.store import (
     quarantine,
     reporting_queries,
 )
+from catalyst.store.alert_channels import DeliveryState
 from catalyst.store.journal import START, ChainBreak
 from catalyst.store.pool import Connection
 
@@ -38,6 +42,8 @@ STUCK_AFTER: Final = timedelta(minutes=5)
 CYCLE_STALE_AFTER: Final = timedelta(minutes=30)
 DATA_STALE_AFTER: Final = timedelta(minutes=10)
 UNPROTECTED_AFTER: Final = timedelta(seconds=15)
+ALERTS_FAIL_AFTER: Final = timedelta(minutes=2)  # the first tries come after 15, 45 and 105 s
+KEY_OLD_AFTER: Final = timedelta(days=90)
 DAY_END_GRACE: Final = timedelta(minutes=5)  # after the close: last reports, proof, end of the cycle
 MINUTE: Final = timedelta(minutes=1)
 
@@ -72,6 +78,7 @@ async def check_database(conn: Connection, at: datetime, *, flat_at_close: bool 
         issues += await _stale_data(conn, at)
     issues += await _unfinished_days(conn, at, open_now=open_now, flat_at_close=flat_at_close)
     issues += await _quarantine_issues(conn)
+    issues += _failing_channels(await alert_channels.read_delivery(conn, at), at)
     return [*issues, *await _unprotected_shares(conn, at, open_now=open_now)]
 
 
@@ -93,6 +100,30 @@ async def pipeline_summary(conn: Connection, at: datetime) -> dict[str, object]:
         "positions": {"total": status.positions_total, "open": status.positions_open},
         "pnl": {"daily": status.daily_pnl},
     }
+
+
+async def alert_summary(conn: Connection, at: datetime) -> dict[str, object]:
+    """Return the last delivery of an alert, the alerts that wait, and the state of each channel."""
+    state = await alert_channels.read_delivery(conn, at)
+    return {
+        "last_delivered_at": state.last_delivered_at,
+        "waiting": state.waiting,
+        "oldest_waiting_at": state.oldest_waiting_at,
+        "channels": [asdict(channel) for channel in state.channels],
+    }
+
+
+async def old_key_issues(conn: Connection, key_id: str, at: datetime) -> list[Issue]:
+    """Return an issue for a key that was first used more than 90 days ago."""
+    since = await api_keys.first_used_at(conn, key_id)
+    if since is None or at - since <= KEY_OLD_AFTER:
+        return []
+    days = (at - since).days
+    message = (
+        f"the API key is in use for {days} days: create a new one at the broker, and set ALPACA_API_KEY and "
+        "ALPACA_SECRET_KEY"
+    )
+    return [new_issue(IssueKind.KEY_OLD, message, days=days)]
 
 
 async def verify_journal(
@@ -226,7 +257,8 @@ def _stuck_orders(working: list[OrderRow], at: datetime) -> Iterator[Issue]:
 
 
 async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
-    """Return an issue for a degraded scan, a cycle not written for 30 minutes, and each position not marked for 10."""
+    """Return an issue for a degraded scan, a cycle that no daemon kept for 30 minutes, and each position not marked for
+    10. A daemon keeps its cycle by writing it or by a heartbeat: few scans a day write it seldom."""
     issues = []
     cycle = await cycles.of_day(conn, trading_date(at))
     scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
@@ -235,16 +267,19 @@ async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
             new_issue(IssueKind.SCAN_DEGRADED, f"the last scan of today is degraded: {scans[-1].degraded}")
         )
     finished = (CycleStatus.CLOSED, CycleStatus.COMPLETED)
-    if cycle is not None and cycle.status not in finished and at - cycle.updated_at > CYCLE_STALE_AFTER:
-        minutes = round((at - cycle.updated_at) / MINUTE)
-        issues.append(
-            new_issue(
-                IssueKind.CYCLE_STALE,
-                f"cycle {cycle.cycle_id} is {cycle.status} and was last written {minutes} minutes ago",
-                cycle_id=cycle.cycle_id,
-                minutes_since_update=minutes,
+    if cycle is not None and cycle.status not in finished:
+        heartbeat_at = (await daemon_epoch.current(conn)).heartbeat_at
+        kept_at = max(cycle.updated_at, heartbeat_at or cycle.updated_at)
+        if at - kept_at > CYCLE_STALE_AFTER:
+            minutes = round((at - kept_at) / MINUTE)
+            issues.append(
+                new_issue(
+                    IssueKind.CYCLE_STALE,
+                    f"cycle {cycle.cycle_id} is {cycle.status} and no daemon has kept it for {minutes} minutes",
+                    cycle_id=cycle.cycle_id,
+                    minutes_since_update=minutes,
+                )
             )
-        )
     rows = await conn.fetch(
         """
         SELECT p.position_id, s.symbol, p.updated_at FROM positions p JOIN securities s USING (security_id)
@@ -279,7 +314,7 @@ async def _unfinished_days(
         symbols = [row.symbol for row in held]
         issues.append(
             new_issue(
-                IssueKind.HELD_AFTER_CLOSE,
+                IssueKind.POSITIONS_AFTER_CLOSE,
                 f"{len(held)} positions are held after the close of {session.day}: {', '.join(symbols)}; the daemon "
                 "exits them after the next open",
                 symbols=symbols,
@@ -322,12 +357,25 @@ async def _quarantine_issues(conn: Connection) -> list[Issue]:
     oldest = (await quarantine.unresolved(conn, 1))[0]
     return [
         new_issue(
-            IssueKind.QUARANTINE_UNRESOLVED,
+            IssueKind.QUARANTINE_OPEN,
             f"{count} reports of the broker are in quarantine and nobody has checked them; the oldest is of "
             f"{oldest.at:%Y-%m-%d %H:%M} UTC: {oldest.reason}",
             count=count,
         )
     ]
+
+
+def _failing_channels(state: DeliveryState, at: datetime) -> Iterator[Issue]:
+    for channel in state.channels:
+        if channel.failing_since is not None and at - channel.failing_since > ALERTS_FAIL_AFTER:
+            yield new_issue(
+                IssueKind.ALERTS_NOT_DELIVERED,
+                f"alert channel {channel.channel} fails since {channel.failing_since:%Y-%m-%d %H:%M} UTC: "
+                f"{channel.last_error}",
+                subject=channel.channel,
+                channel=channel.channel,
+                error=channel.last_error,
+            )
 
 
 async def _unprotected_shares(conn: Connection, at: datetime, *, open_now: bool) -> list[Issue]:

@@ -5,20 +5,30 @@ its fills; only an issue found every time is reported.
 """
 
 from datetime import timedelta
+from enum import Enum
 from time import perf_counter
 from typing import Final
 
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
+from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
 from catalyst.doctor import broker_checks, database_checks
 from catalyst.doctor.disks import LOW_DISK_BYTES, used_disks
 from catalyst.doctor.issues import Examination, Issue, IssueKind, Severity, new_issue
 from catalyst.domain.errors import BrokerError
 from catalyst.store import daemon_epoch
-from catalyst.store.pool import Store
+from catalyst.store.pool import Connection, Store
 
 RECHECK_DELAYS: Final = (timedelta(seconds=4), timedelta(seconds=8))  # before the second and the third check
+
+
+class Journal(Enum):
+    """The part of the journal that an examination verifies."""
+
+    NOT = "not"  # the daemon verifies it by itself, see SafeMode
+    SINCE_LAST_PROOF = "since the last proof"
+    WHOLE = "whole"
 
 
 async def examine(
@@ -28,7 +38,7 @@ async def examine(
     clock: Clock,
     *,
     pause_clock: Clock,
-    whole_journal: bool = False,
+    journal: Journal = Journal.SINCE_LAST_PROOF,
 ) -> Examination:
     """Examine the system now. Raises only the errors of a database outage.
 
@@ -46,13 +56,13 @@ async def examine(
         issues = [issue for issue in rechecked if not issue.transient or issue.key in keys]
     async with store.read() as conn:
         pipeline = await database_checks.pipeline_summary(conn, clock.now())
+        alerts = await database_checks.alert_summary(conn, clock.now())
         daemon = await daemon_epoch.current(conn)
-        account, running_mode = daemon.account_id, daemon.mode
-        name = settings.account_name(account or "")
-        journal_issues, _ = await database_checks.verify_journal(
-            conn, settings.proofs_dir, name, whole=whole_journal
-        )
-    issues += [*journal_issues, *_host_issues(settings)]
+        if settings.mode is not Mode.SIM:
+            issues += await database_checks.old_key_issues(conn, settings.keys[0], clock.now())
+        if journal is not Journal.NOT:
+            issues += await _journal_issues(conn, settings, whole=journal is Journal.WHOLE)
+    issues += _host_issues(settings)
     if not await store.is_writable():
         issues.append(
             new_issue(
@@ -64,8 +74,8 @@ async def examine(
     ranked = sorted(
         _deduplicate(issues), key=lambda issue: (severities.index(issue.severity), kinds.index(issue.kind))
     )
-    mode = (running_mode or str(settings.mode)) if connected else None
-    return Examination(at, (perf_counter() - started) * 1000, mode, pipeline, tuple(ranked))
+    mode = (daemon.mode or str(settings.mode)) if connected else None
+    return Examination(at, (perf_counter() - started) * 1000, mode, pipeline, alerts, tuple(ranked))
 
 
 async def _check_once(
@@ -77,18 +87,25 @@ async def _check_once(
         issues = await database_checks.check_database(
             conn, at, flat_at_close=settings.config.positions.close_all_at_market_close
         )
-        try:
-            return [*issues, *await broker_checks.compare_with_broker(conn, broker, at)], True
-        except BrokerError as error:
-            reason = str(error).splitlines()[0]
-            return [
-                *issues,
-                new_issue(IssueKind.ALPACA_ERROR, f"the broker does not answer: {reason}", error=reason),
-                new_issue(
-                    IssueKind.RECONCILIATION_SKIPPED,
-                    "orders, shares and the result were not compared with the broker",
-                ),
-            ], False
+    try:
+        return [*issues, *await broker_checks.compare_with_broker(store, broker, at)], True
+    except BrokerError as error:
+        reason = str(error).splitlines()[0]
+        return [
+            *issues,
+            new_issue(IssueKind.ALPACA_ERROR, f"the broker does not answer: {reason}", error=reason),
+            new_issue(
+                IssueKind.RECONCILIATION_SKIPPED,
+                "orders, shares and the result were not compared with the broker",
+            ),
+        ], False
+
+
+async def _journal_issues(conn: Connection, settings: Settings, *, whole: bool) -> list[Issue]:
+    account = (await daemon_epoch.current(conn)).account_id
+    name = settings.account_name(account or "")
+    issues, _ = await database_checks.verify_journal(conn, settings.proofs_dir, name, whole=whole)
+    return issues
 
 
 def _deduplicate(issues: list[Issue]) -> list[Issue]:

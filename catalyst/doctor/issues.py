@@ -19,10 +19,10 @@ class IssueKind(StrEnum):
     QTY_MISMATCH = "QTY_MISMATCH"
     OVERSOLD = "OVERSOLD"  # the broker's position has the opposite sign
     UNPROTECTED_POSITION = "UNPROTECTED_POSITION"
-    HELD_AFTER_CLOSE = "HELD_AFTER_CLOSE"  # positions that should have been exited before the close
+    POSITIONS_AFTER_CLOSE = "POSITIONS_AFTER_CLOSE"  # positions that should have been exited before the close
     OPEN_AFTER_CLOSE = "OPEN_AFTER_CLOSE"  # orders that are still working after the close
     CYCLE_NOT_COMPLETED = "CYCLE_NOT_COMPLETED"  # a day that was not closed and proven
-    QUARANTINE_UNRESOLVED = "QUARANTINE_UNRESOLVED"  # reports that no rule could apply
+    QUARANTINE_OPEN = "QUARANTINE_OPEN"  # reports that no rule could apply
     STUCK_ORDER = "STUCK_ORDER"
     ORDER_STATUS_MISMATCH = "ORDER_STATUS_MISMATCH"
     ORDER_NOT_FOUND = "ORDER_NOT_FOUND"  # our row names an order that the broker does not have
@@ -45,24 +45,28 @@ class IssueKind(StrEnum):
     RECONCILIATION_SKIPPED = "RECONCILIATION_SKIPPED"
     CLOCK_SKEW = "CLOCK_SKEW"
     DISK_LOW = "DISK_LOW"
+    ALERTS_NOT_DELIVERED = "ALERTS_NOT_DELIVERED"  # a mail server or messenger takes no message
+    KEY_OLD = "KEY_OLD"
     CONFIG_WARNING = "CONFIG_WARNING"
 
 
 RECONCILE: Final = (
     "catalyst reconcile"  # only updates the database from the broker: safe without a confirmation
 )
+CLOSE: Final = "catalyst close "  # and the symbol: it trades, so a person confirms it
 
-# The command that fixes each kind; `{symbol}` is filled in. None is SQL, and `doctor --fix` runs only RECONCILE.
+# The command that fixes each kind; `{symbol}` is filled in. None is SQL; `doctor --fix` runs RECONCILE, and CLOSE when
+# a person confirms it.
 FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.PHANTOM_POSITION: RECONCILE,
     IssueKind.ORPHAN_POSITION: RECONCILE,
     IssueKind.QTY_MISMATCH: RECONCILE,
     IssueKind.OVERSOLD: RECONCILE,
-    IssueKind.UNPROTECTED_POSITION: "catalyst close {symbol}",
-    IssueKind.HELD_AFTER_CLOSE: "catalyst positions",
+    IssueKind.UNPROTECTED_POSITION: CLOSE + "{symbol}",
+    IssueKind.POSITIONS_AFTER_CLOSE: "catalyst positions",
     IssueKind.OPEN_AFTER_CLOSE: "catalyst orders",
     IssueKind.CYCLE_NOT_COMPLETED: "catalyst run",
-    IssueKind.QUARANTINE_UNRESOLVED: "catalyst doctor --resolve 'checked: NOTE'",
+    IssueKind.QUARANTINE_OPEN: "catalyst doctor --resolve 'checked: NOTE'",
     IssueKind.STUCK_ORDER: RECONCILE,
     IssueKind.ORDER_STATUS_MISMATCH: RECONCILE,
     IssueKind.ORDER_NOT_FOUND: RECONCILE,
@@ -85,6 +89,8 @@ FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.RECONCILIATION_SKIPPED: "catalyst check",
     IssueKind.CLOCK_SKEW: "catalyst check",
     IssueKind.DISK_LOW: "catalyst check",
+    IssueKind.ALERTS_NOT_DELIVERED: "catalyst test-alert",
+    IssueKind.KEY_OLD: "catalyst check",
     IssueKind.CONFIG_WARNING: "catalyst check",
 }
 
@@ -94,7 +100,7 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
         (
             IssueKind.OPEN_AFTER_CLOSE,
             IssueKind.CYCLE_NOT_COMPLETED,
-            IssueKind.QUARANTINE_UNRESOLVED,
+            IssueKind.QUARANTINE_OPEN,
             IssueKind.STUCK_ORDER,
             IssueKind.ORDER_STATUS_MISMATCH,
             IssueKind.ORDER_NOT_FOUND,
@@ -105,6 +111,7 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
             IssueKind.ALPACA_ERROR,
             IssueKind.CLOCK_SKEW,
             IssueKind.DISK_LOW,
+            IssueKind.ALERTS_NOT_DELIVERED,
         ),
         Severity.WARNING,
     ),
@@ -114,11 +121,29 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
             IssueKind.ORDER_CHECK_ERROR,
             IssueKind.STALE_POSITION_DATA,
             IssueKind.RECONCILIATION_SKIPPED,
+            IssueKind.KEY_OLD,
             IssueKind.CONFIG_WARNING,
         ),
         Severity.INFO,
     ),
 }
+
+# Issues that only a comparison with the broker finds: while the broker does not answer, nobody knows whether they last.
+FOUND_AT_BROKER: Final = frozenset(
+    {
+        IssueKind.PHANTOM_POSITION,
+        IssueKind.ORPHAN_POSITION,
+        IssueKind.QTY_MISMATCH,
+        IssueKind.OVERSOLD,
+        IssueKind.UNPROTECTED_POSITION,
+        IssueKind.ORDER_STATUS_MISMATCH,
+        IssueKind.ORDER_NOT_FOUND,
+        IssueKind.ORPHAN_ORDER,
+        IssueKind.ORDER_CHECK_ERROR,
+        IssueKind.PNL_MISMATCH,
+        IssueKind.CLOCK_SKEW,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +200,8 @@ def new_issue(
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """The result of one examination: issues by severity, the cycle's summary, and the broker's mode."""
+    """The result of one examination: issues by severity, the cycle's summary, the broker's mode, and the delivery of
+    alerts."""
 
     at: datetime
     milliseconds: float
@@ -183,6 +209,7 @@ class Examination:
         str | None
     )  # of the running daemon, else of this command's settings; None: the broker did not answer
     pipeline: Mapping[str, object]
+    alerts: Mapping[str, object]
     issues: tuple[Issue, ...]
 
     @property
@@ -206,6 +233,7 @@ class Examination:
             "alpaca_connected": self.mode is not None,
             "alpaca_mode": self.mode,
             "pipeline": self.pipeline,
+            "alerts": self.alerts,
             "issues": [issue.as_dict for issue in self.issues],
             "summary": {
                 "total_issues": len(self.issues),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from textwrap import indent
 from typing import Final, Literal
 
 from catalyst.domain.session import NEW_YORK
@@ -64,7 +65,8 @@ def alert_message(alerts: Sequence[WaitingAlert]) -> AlertMessage:
     """Return the message that carries these alerts, gravest first."""
     first, others = alerts[0], len(alerts) - 1
     more = f" (and {others} more)" if others else ""
-    return AlertMessage(f"[Catalyst {first.severity}] {first.event}{more}: {first.message}", _list_of(alerts))
+    summary = first.message.partition("\n")[0]
+    return AlertMessage(f"[Catalyst {first.severity}] {first.event}{more}: {summary}", _list_of(alerts))
 
 
 def reminder_message(alerts: Sequence[WaitingAlert]) -> AlertMessage:
@@ -85,7 +87,7 @@ def _list_of(alerts: Sequence[WaitingAlert]) -> str:
         lines += [
             f"#{alert.alert_id}  {_time_text(alert.created_at)}  {alert.severity}  {alert.event}{again}"
         ]
-        lines += [f"    {alert.message}", ""]
+        lines += [indent(alert.message, "    "), ""]
     if len(alerts) > MAX_LISTED:
         lines += [f"and {len(alerts) - MAX_LISTED} more", ""]
     lines += ["Show all:     catalyst alerts", "Acknowledge:  catalyst alerts ack NUMBER   (or --all)"]

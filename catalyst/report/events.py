@@ -161,7 +161,6 @@ def describe_exit(position: PositionRow, at: datetime) -> DayEvent:
 
 
 def describe_alert(alert: Alert) -> DayEvent:
-    """Describe an alert."""
-    return DayEvent(
-        alert.created_at, DayEventKind.ALERT, None, f"{alert.severity} {alert.event}: {alert.message}"
-    )
+    """Describe an alert in one line: a digest has many."""
+    summary = alert.message.partition("\n")[0]
+    return DayEvent(alert.created_at, DayEventKind.ALERT, None, f"{alert.severity} {alert.event}: {summary}")

@@ -12,9 +12,11 @@ from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.position import ZERO
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.domain.session import NEW_YORK, trading_date
+from catalyst.report.alert_delivery import delivery_problems
 from catalyst.report.day import ScanFigures, scan_figures
 from catalyst.report.formatting import new_york_moment, new_york_time
 from catalyst.store import (
+    alert_channels,
     candidates,
     cycles,
     daemon_epoch,
@@ -27,6 +29,7 @@ from catalyst.store import (
     reporting_queries,
     trading_days,
 )
+from catalyst.store.alert_channels import DeliveryState
 from catalyst.store.cycles import CycleRow
 from catalyst.store.daemon_epoch import DaemonRow
 from catalyst.store.flat_proofs import FlatProofRow
@@ -127,6 +130,7 @@ class SystemStatus:
     proof: FlatProofRow | None
     proof_holds: bool  # the proof is one, and nothing was traded after it
     halts: tuple[str, ...]
+    alert_delivery: DeliveryState
     problems: tuple[str, ...]
 
     @property
@@ -149,6 +153,7 @@ async def read_status(conn: Connection, at: datetime) -> SystemStatus:
     risks = {risk.position_id: risk for risk in await pipeline_views.open_risk(conn)}
     day_positions = [] if cycle is None else await positions.of_cycle(conn, cycle.cycle_id)
     scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
+    delivery = await alert_channels.read_delivery(conn, at)
     active_latches = tuple(await reporting_queries.latches(conn))
     daemon = _daemon_status(daemon_row, alive, at)
     phase = await _market_phase(conn, session, at)
@@ -187,7 +192,8 @@ async def read_status(conn: Connection, at: datetime) -> SystemStatus:
         proof=proof,
         proof_holds=proof is not None and await flat_proofs.still_holds(conn, proof),
         halts=halts,
-        problems=problems,
+        alert_delivery=delivery,
+        problems=(*problems, *delivery_problems(delivery)),
     )
 
 

@@ -10,6 +10,7 @@ from catalyst.domain.order import TERMINAL, Status
 from catalyst.domain.position import ZERO
 from catalyst.domain.rows import OrderRow
 from catalyst.domain.session import NEW_YORK
+from catalyst.report.alert_delivery import describe_delivery
 from catalyst.report.day import TradeSummary
 from catalyst.report.fitted_table import Column, FittedTable
 from catalyst.report.formatting import (
@@ -257,6 +258,7 @@ def render_status(system_status: SystemStatus) -> Iterator[RenderableType]:
     yield _result_line(system_status)
     if system_status.proof is not None:
         yield f"flat      {describe_proof(system_status.proof, holds=system_status.proof_holds)}"
+    yield f"alerts    {describe_delivery(system_status.alert_delivery)}"
     yield from _render_proposals(system_status.proposals)
     yield from render_positions(system_status.positions, ())
     if system_status.orders:

@@ -41,7 +41,7 @@ def render_day(day: DayReport) -> Iterator[RenderableType]:
         yield f"mode      {change.before} until {new_york_time(change.at)}, then {change.now}"
     if day.trades:
         yield render_trades(day.trades)
-    yield from _render_summary(day)
+    yield from render_summary(day)
     if day.exits:
         reasons = (f"{exits.reason} {exits.count} ({dollars(exits.pnl, signed=True)})" for exits in day.exits)
         yield f"exits     {', '.join(reasons)}"
@@ -89,7 +89,8 @@ def render_trades(trades: Sequence[TradeSummary]) -> FittedTable:
     return table
 
 
-def _render_summary(day: DayReport) -> Iterator[RenderableType]:
+def render_summary(day: DayReport) -> Iterator[RenderableType]:
+    """Render the result, the risk, the orders and the proof of a day, one line each."""
     figures, cycle = day.figures, day.cycle
     result = Text("result    ")
     result.append_text(gain_text(figures.total_pnl))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from catalyst.domain.alert_message import Severity, WaitingAlert
+from catalyst.domain.alert_message import SEVERITIES, Severity, WaitingAlert
 from catalyst.store.pool import Connection, storable_text
 
 if TYPE_CHECKING:
@@ -88,8 +88,9 @@ async def raise_alert(
 ) -> bool:
     """Write one alert about `subject`; false when it only counts as a repeat within `window`.
 
-    A repeat has the same event and subject. With `deliver` false it is stored and shown, and not sent. Concurrent
-    callers with one event and subject wait for one another.
+    The first line of `message` is the summary: a mail has it as its subject. A repeat has the same event and subject.
+    With `deliver` false it is stored and shown, and not sent. Concurrent callers with one event and subject wait for
+    one another.
     """
     dedupe_key = f"{event}:{subject}" if str(subject) else event
     await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"alert {dedupe_key}")
@@ -113,7 +114,7 @@ async def raise_alert(
         """,
         severity,
         event,
-        storable_text(message, 4000),
+        storable_text(message, 16_000),
         facts,
         dedupe_key,
         at,
@@ -192,6 +193,30 @@ async def to_remind(
 async def recent(conn: Connection, limit: int = 20, *, unacknowledged: bool = False) -> list[Alert]:
     """Return the latest alerts, newest first; with `unacknowledged` only critical ones that nobody acknowledged."""
     return [Alert(**record) for record in await conn.fetch(_RECENT, limit, unacknowledged)]
+
+
+async def exists(conn: Connection, event: str, subject: object) -> bool:
+    """Return true when an alert of this event about this subject was ever raised."""
+    found: bool = await conn.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM alerts WHERE dedupe_key = $1)", f"{event}:{subject}"
+    )
+    return found
+
+
+async def counts_between(conn: Connection, start: datetime, end: datetime) -> tuple[dict[str, int], int]:
+    """Return the number of alerts by severity, gravest first, and of the critical ones that nobody acknowledged."""
+    records = await conn.fetch(
+        """
+        SELECT severity, count(*) AS alerts, count(*) FILTER (WHERE acknowledged_at IS NULL) AS unacknowledged
+          FROM alerts WHERE created_at >= $1 AND created_at < $2 GROUP BY severity ORDER BY severity
+        """,
+        start,
+        end,
+    )
+    by_severity = {record["severity"]: record for record in records}
+    counts = {str(each): int(by_severity[each]["alerts"]) for each in SEVERITIES if each in by_severity}
+    critical = by_severity.get(CRITICAL)
+    return counts, 0 if critical is None else critical["unacknowledged"]
 
 
 async def record_sent(

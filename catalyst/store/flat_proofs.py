@@ -115,3 +115,16 @@ async def last_flat_proof(conn: Connection, cycle_id: str) -> FlatProofRow | Non
         cycle_id,
     )
     return None if record is None else FlatProofRow(**record)
+
+
+async def of_cycle(conn: Connection, cycle_id: str) -> list[FlatProofRow]:
+    """Return the proofs of a cycle, oldest first."""
+    found = await conn.fetch(
+        """
+        SELECT proof_id, cycle_id, at, cause, requested_by, flat, broker_orders, broker_positions, stored_orders,
+               stored_positions, facts
+          FROM flat_proofs WHERE cycle_id = $1 ORDER BY proof_id
+        """,
+        cycle_id,
+    )
+    return [FlatProofRow(**record) for record in found]

@@ -1,6 +1,6 @@
 """Risk events: what the limits did, for the operator and the daily report."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,6 +18,7 @@ class RiskEvent:
     message: str
     facts: dict[str, object]
     occurred_at: datetime
+    issue_key: str | None = None  # names an issue of the doctor, which lasts until it ends
 
 
 async def put(
@@ -29,12 +30,13 @@ async def put(
     facts: Mapping[str, object],
     at: datetime,
     cycle_id: str | None = None,
+    issue_key: str | None = None,
 ) -> int:
-    """Write an event; return its id."""
+    """Write an event; return its id. With `issue_key` it is an issue of the doctor, which lasts until it ends."""
     risk_event_id: int = await conn.fetchval(
         """
-        INSERT INTO risk_events (cycle_id, event_type, severity, message, facts, occurred_at)
-        VALUES ($1, $2, $3, $4, $5, $6) RETURNING risk_event_id
+        INSERT INTO risk_events (cycle_id, event_type, severity, message, facts, occurred_at, issue_key)
+        VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING risk_event_id
         """,
         cycle_id,
         event_type,
@@ -42,6 +44,7 @@ async def put(
         storable_text(message, 4000),
         facts,
         at,
+        issue_key,
     )
     return risk_event_id
 
@@ -95,3 +98,21 @@ async def between(conn: Connection, start: datetime, end: datetime) -> list[Risk
         end,
     )
     return [RiskEvent(**record) for record in found]
+
+
+async def open_issues(conn: Connection) -> list[RiskEvent]:
+    """Return the issues of the doctor that last, oldest first."""
+    found = await conn.fetch(
+        """
+        SELECT risk_event_id, cycle_id, event_type, severity, message, facts, occurred_at, issue_key
+          FROM risk_events WHERE issue_key IS NOT NULL AND ended_at IS NULL ORDER BY risk_event_id
+        """
+    )
+    return [RiskEvent(**record) for record in found]
+
+
+async def end_issues(conn: Connection, keys: Collection[str], *, at: datetime) -> None:
+    """End the issues of these keys."""
+    await conn.execute(
+        "UPDATE risk_events SET ended_at = $2 WHERE issue_key = ANY($1) AND ended_at IS NULL", list(keys), at
+    )

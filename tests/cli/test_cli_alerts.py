@@ -90,3 +90,31 @@ def test_alerts_are_listed_and_acknowledged(traded_shell: Shell, postgres: Any, 
     assert text.count("sent by url:critical, acknowledged by") == 1  # XOM
     assert text.count("not sent, acknowledged by") == 2  # AAPL waits; nothing was ever to send MSFT
     assert "2026-04-08" in text or "04-08" in text
+
+
+def test_failed_service_is_alerted_though_the_configuration_is_wrong(shell: Shell, tmp_path: Path) -> None:
+    """`alert` needs no daemon and no database: the mail names the service, its exit code and the wrong key, once
+    an hour. Without a recipient it says how to get one."""
+    (shell.folder / "config.yaml").write_text("risk: {max_positionz: 5}\n")
+    failed = ("alert", "--unit=catalyst.service", "--result=exit-code", "--status=78")
+    assert "nobody receives alerts" in shell.error_output(*failed)
+    folder = tmp_path / "mails"
+    folder.mkdir()
+    with run_mail_server(folder) as server:
+        shell.settings = {
+            "SMTP_HOST": "127.0.0.1",
+            "SMTP_PORT": str(server.port),
+            "SMTP_USERNAME": USER,
+            "SMTP_PASSWORD": PASSWORD,
+            "SSL_CERT_FILE": str(CERTIFICATE),
+            "ALERT_EMAIL_CRITICAL": "ann@example.com",
+            "MAX_POSITIONS": "many",
+        }
+        sent = shell.run(*failed)
+        assert (sent.returncode, sent.stdout) == (0, "mail:critical: sent\n"), sent.stderr
+        again = shell.run(*failed)
+        assert (again.returncode, again.stdout[:14]) == (0, "not sent again"), again.stderr
+        [mail] = server.mails()
+    assert mail["Subject"].startswith("[Catalyst CRITICAL] SERVICE_FAILED: catalyst.service failed on ")
+    assert "(exit-code 78: the configuration is wrong)" in mail.get_content()
+    assert "MAX_POSITIONS" in mail.get_content()

@@ -1,9 +1,17 @@
 """`catalyst doctor` as a process: JSON by default, exit codes 0 to 3, and its reports when a part is down."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from cli.shell import Shell
+
+from catalyst.cli.doctor import apply_fixes
+from catalyst.cli.settings import DatabaseUnreachable
+from catalyst.clock import SystemClock
+from catalyst.doctor.database_checks import unprotected_issue
+from catalyst.doctor.issues import Examination
 
 
 def run_doctor(shell: Shell, *arguments: str, exit_code: int) -> dict[str, object]:
@@ -22,18 +30,21 @@ def test_doctor_exits_two_without_daemon_and_broker(traded_shell: Shell) -> None
     (traded_shell.folder / "config.yaml").write_text("broker: {simulator: 'http://127.0.0.1:9'}\n")
     result = run_doctor(traded_shell, exit_code=2)
     assert set(result) == {
-        "timestamp", "duration_ms", "alpaca_connected", "alpaca_mode", "pipeline", "issues", "summary",
+        "timestamp", "duration_ms", "alpaca_connected", "alpaca_mode", "pipeline", "alerts", "issues", "summary",
     }  # fmt: skip
     assert (result["alpaca_connected"], result["alpaca_mode"]) == (False, None)
     issues = {issue["type"]: issue for issue in result["issues"]}  # type: ignore[attr-defined]
     assert {"DAEMON_DOWN", "ALPACA_ERROR", "RECONCILIATION_SKIPPED"} <= set(issues)
     assert issues["DAEMON_DOWN"]["fix"] == "catalyst run"
+    assert result["alerts"] == {
+        "last_delivered_at": None, "waiting": 0, "oldest_waiting_at": None, "channels": [],
+    }  # fmt: skip
     assert result["summary"]["status"] == "CRITICAL"  # type: ignore[index]
     assert "no daemon is running" in traded_shell.error_output("reconcile")
 
 
 def test_doctor_exits_three_when_the_database_is_unreachable(shell: Shell) -> None:
-    """The doctor cannot run and gives the reason in JSON and as text, without the password."""
+    """The doctor cannot run and gives the reason in JSON and as text, without the password; not both."""
     shell.settings = {"DATABASE_URL": "postgresql://trader:hunter2-secret@127.0.0.1:1/books"}
     result = run_doctor(shell, exit_code=3)
     assert result["status"] == "ERROR"
@@ -42,3 +53,35 @@ def test_doctor_exits_three_when_the_database_is_unreachable(shell: Shell) -> No
     completed = shell.run("doctor", "--pretty")
     assert completed.returncode == 3
     assert completed.stdout.startswith("ERROR ")
+    assert "choose one" in shell.error_output("doctor", "--pretty", "--json")
+
+
+@pytest.mark.parametrize(("answer", "tried"), [("y", True), ("n", False), (None, False)])
+def test_fix_asks_a_person_before_it_trades(
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: str | None,
+    tried: bool,
+) -> None:
+    """An exit that would help is shown; it is sent only when a person on a terminal says yes."""
+    issue = unprotected_issue("AAPL", "20 of 20", 1)
+    examination = Examination(SystemClock().now(), 1.0, "sim", {"status": "NO_CYCLE"}, {}, (issue,))
+    monkeypatch.setenv("DATABASE_URL", "postgresql://trader@127.0.0.1:1/books")
+    monkeypatch.chdir(shell.folder)
+    terminal, screen = os.openpty()
+    with (
+        os.fdopen(terminal, "wb", buffering=0) as keyboard,
+        os.fdopen(screen) as stdin,
+        Path(os.devnull).open() as none,
+    ):
+        keyboard.write(f"{answer}\n".encode())
+        monkeypatch.setattr("sys.stdin", none if answer is None else stdin)
+        if tried:
+            with pytest.raises(DatabaseUnreachable):
+                apply_fixes(None, examination)
+        else:
+            assert apply_fixes(None, examination) == []
+    shown = capsys.readouterr().err
+    assert "UNPROTECTED_POSITION: 20 of 20 shares of AAPL" in shown
+    assert ("Run `catalyst close AAPL` now?" in shown) is (answer is not None)

@@ -59,15 +59,15 @@ async def test_reconciliation_query_count_is_independent_of_open_positions(datab
 
 
 async def test_loops_share_broker_reads_within_their_intervals(database: str) -> None:
-    """In ten quiet minutes the loops read account and clock once a minute and activities twice; a new fill
-    reads the activities at once."""
+    """In ten quiet minutes the loops read account and clock once a minute and activities twice, and the two
+    examinations of the doctor read clock and activities once each; a new fill reads the activities at once."""
     async with open_counted_scenario(database) as (scenario, counter):
         await scenario.advance(seconds=90)
         await counter.reset()
         await scenario.advance(minutes=10)
         requests = Counter(request.split("?")[0] for request in counter.completed_steps("GET"))
-        assert (requests["GET /account"], requests["GET /clock"]) == (10, 10)
-        assert requests["GET /account/activities/FILL"] == 2
+        assert (requests["GET /account"], requests["GET /clock"]) == (10, 10 + 2)
+        assert requests["GET /account/activities/FILL"] == 2 + 2
         await scenario.submit_entry("AAPL", 10, **ENTRY)
         await counter.reset()
         await scenario.advance(seconds=65)

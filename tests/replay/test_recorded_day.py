@@ -55,6 +55,7 @@ async def test_daemon_trades_a_recorded_market_day_end_to_end(database: str) -> 
         assert cycle["realized_pnl"] == await conn.fetchval("SELECT sum(realized_pnl) FROM positions")
         assert await conn.fetchval("SELECT bool_and(flat) FROM flat_proofs")
         assert await conn.fetchval("SELECT count(*) FROM quarantine") == 0
-        assert [dict(row) for row in await conn.fetch("SELECT event, message FROM alerts")] == []
+        alerts = [dict(row) for row in await conn.fetch("SELECT event, message FROM alerts")]
+        assert [alert["event"] for alert in alerts] == ["DAY_REPORT"], alerts
         windows = await conn.fetchval("SELECT count(*) FROM scan_results WHERE detail ? 'momentum_5m_pct'")
         assert windows > 0, "no scan had the momentum of the last five minutes"

@@ -1,6 +1,7 @@
 """Alerts reach people: by mail and messenger, once, in groups, again when nobody acknowledges them."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,9 +11,13 @@ from typing import Final
 import pytest
 from aiohttp import web
 
+from catalyst.doctor.database_checks import check_database
+from catalyst.report.alert_delivery import describe_delivery
+from catalyst.report.status import SystemStatus, read_status
 from catalyst.store import alerts
+from catalyst.store.alert_channels import DeliveryState, read_delivery
 from tests.notify.mail_server import MailServer, run_mail_server, set_mail_environment
-from tests.stories.scenario import Scenario, open_scenario
+from tests.stories.scenario import Scenario, open_scenario, settings_for
 from tests.waiting import run_loop_turns, wait_until
 
 MAIL_ON: Final = {"autonomous_trading": True, "email_alerts": True}
@@ -108,6 +113,67 @@ async def test_alerts_wait_for_a_silent_mail_server_and_arrive_once(
             assert sum(text.count("NOT_FLAT of MSFT") for text in texts) == 1
             error = await scenario.conn.fetchval("SELECT last_error FROM alerts ORDER BY alert_id LIMIT 1")
             assert error is None
+
+
+async def test_failing_channel_is_shown_until_it_works_again(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status names the failing channel at once, the doctor after two minutes; a delivery ends both, and a daemon
+    without channels says that nobody receives alerts."""
+    with socket.socket() as closed:  # nothing listens there
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        set_mail_environment(monkeypatch, port)
+        for name in ("ALERT_EMAIL_WARNING", "ALERT_EMAIL_INFO"):
+            monkeypatch.delenv(name)
+        async with open_scenario(database, features=MAIL_ON) as scenario:
+            began = scenario.clock.now()
+            await raise_alert(scenario, "NOT_FLAT")
+            while not (await status_of(scenario)).problems:
+                await scenario.advance(seconds=1)
+                await run_loop_turns()
+            [problem] = (await status_of(scenario)).problems
+            assert problem.startswith("alert channel mail:critical fails since 10:15")
+            assert f"127.0.0.1:{port}" in problem
+            [channel] = [each for each in (await delivery_of(scenario)).channels if each.failing_since]
+            assert channel.failing_since is not None
+            assert channel.failing_since - began < timedelta(minutes=1)
+            assert (await delivery_of(scenario)).waiting == 1
+            assert await doctor_findings(scenario) == []
+            await scenario.advance(seconds=130)
+            assert await doctor_findings(scenario) == [("ALERTS_NOT_DELIVERED", "mail:critical")]
+            closed.close()
+            with run_mail_server(tmp_path, port=port):
+                await advance_until_delivered(scenario)
+            state = await delivery_of(scenario)
+            assert (state.waiting, state.last_delivered_at) == (0, state.channels[0].last_delivered_at)
+            assert (await status_of(scenario)).problems == ()
+            assert await doctor_findings(scenario) == []
+            await scenario.crash()
+            scenario.settings = settings_for(
+                scenario.server.url, database={"data_dir": str(scenario.settings.data_dir)}
+            )
+            await scenario.start()
+            assert describe_delivery(await delivery_of(scenario)).startswith("nobody receives them")
+
+
+async def status_of(scenario: Scenario) -> SystemStatus:
+    assert scenario.components is not None
+    async with scenario.components.store.read() as conn:
+        return await read_status(conn, scenario.clock.now())
+
+
+async def delivery_of(scenario: Scenario) -> DeliveryState:
+    assert scenario.components is not None
+    async with scenario.components.store.read() as conn:
+        return await read_delivery(conn, scenario.clock.now())
+
+
+async def doctor_findings(scenario: Scenario) -> list[tuple[str, object]]:
+    assert scenario.components is not None
+    async with scenario.components.store.read() as conn:
+        issues = await check_database(conn, scenario.clock.now())
+    return [(str(issue.kind), issue.facts["channel"]) for issue in issues]
 
 
 async def test_alert_of_the_last_moment_is_sent_before_the_process_ends(

@@ -77,16 +77,21 @@ async def test_symbols_without_prices_share_one_alert(database: str) -> None:
         assert found[0]["repeats"] > 0
 
 
-async def test_each_slow_exit_raises_its_own_alert(database: str) -> None:
-    """Two exits that a halt delays raise one alert each."""
+async def test_slow_exits_of_one_moment_share_one_alert(database: str) -> None:
+    """Two exits that a halt delays raise one alert that names both; a third one later raises its own."""
     async with open_scenario(database) as scenario:
-        for symbol in ("AAPL", "MSFT"):
-            await scenario.given_position(symbol, 20)
-        for symbol in ("AAPL", "MSFT"):
-            await scenario.admin("halt", {"symbol": symbol})
-            assert (await scenario.send_command("close", symbol=symbol))["ok"]
-        await scenario.advance(seconds=60)
-        assert {alert["symbol"] for alert in await alerts_of(scenario, "EXIT_SLOW")} == {"AAPL", "MSFT"}
+        for symbols in (("AAPL", "MSFT"), ("TSLA",)):
+            for symbol in symbols:
+                await scenario.given_position(symbol, 20)
+            for symbol in symbols:
+                await scenario.admin("halt", {"symbol": symbol})
+                assert (await scenario.send_command("close", symbol=symbol))["ok"]
+            await scenario.advance(seconds=60)
+        found = await scenario.conn.fetch(
+            "SELECT facts->'symbols' AS symbols, message FROM alerts WHERE event = 'EXIT_SLOW' ORDER BY alert_id"
+        )
+        assert [row["symbols"] for row in found] == ['["AAPL", "MSFT"]', '["TSLA"]']
+        assert found[0]["message"].startswith("AAPL, MSFT: the exit is not complete after 30 s")
 
 
 def raised_alerts() -> Iterator[tuple[str, ast.Call]]:

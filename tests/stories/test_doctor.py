@@ -2,16 +2,18 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import orjson
 import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
-from catalyst.doctor.examination import examine
+from catalyst.doctor.database_checks import old_key_issues
+from catalyst.doctor.examination import Journal, examine
 from catalyst.doctor.issues import FIXES, RECONCILE, Examination, Issue, IssueKind, Severity
-from catalyst.store import quarantine
-from catalyst.store.pool import open_store
+from catalyst.store import api_keys, quarantine
+from catalyst.store.pool import Store, open_store
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
 from tests.stories.test_safe_mode import as_owner
@@ -26,7 +28,12 @@ async def run_doctor(scenario: Scenario, *, whole_journal: bool = False, **chang
     broker = AlpacaBroker(scenario.clock, base_url=settings.trading_url, key="demo", secret="demo")
     examination = asyncio.ensure_future(
         examine(
-            store, broker, settings, scenario.clock, pause_clock=scenario.clock, whole_journal=whole_journal
+            store,
+            broker,
+            settings,
+            scenario.clock,
+            pause_clock=scenario.clock,
+            journal=Journal.WHOLE if whole_journal else Journal.SINCE_LAST_PROOF,
         )
     )
     try:
@@ -197,6 +204,11 @@ async def test_doctor_reports_order_differences(database: str) -> None:
         result = await run_doctor(scenario)
         assert issue_of_kind(result, IssueKind.ORDER_NOT_FOUND).facts["alpaca_order_id"] == UNKNOWN_ORDER_ID
         assert "ORPHAN_ORDER" in issue_kinds(result)
+        await scenario.inject_fault(
+            "status", method="GET", route=f"/v2/orders/{UNKNOWN_ORDER_ID}", status=500, count=0
+        )
+        issue = issue_of_kind(await run_doctor(scenario), IssueKind.ORDER_CHECK_ERROR)
+        assert (issue.severity, issue.facts["alpaca_order_id"]) == (Severity.INFO, UNKNOWN_ORDER_ID)
 
 
 async def test_doctor_reports_unprotected_shares_without_fixing_them(database: str) -> None:
@@ -231,7 +243,7 @@ async def test_doctor_reports_a_day_that_ended_with_positions(database: str) -> 
         )
         await scenario.clock.advance_to(at("16:03"))
         result = await run_doctor(scenario)
-        held = issue_of_kind(result, IssueKind.HELD_AFTER_CLOSE)
+        held = issue_of_kind(result, IssueKind.POSITIONS_AFTER_CLOSE)
         assert (held.severity, held.facts["symbols"]) == (Severity.CRITICAL, ["AAPL", "MSFT"])
         await scenario.clock.advance_to(at("16:10"))
         result = await run_doctor(scenario)
@@ -240,8 +252,8 @@ async def test_doctor_reports_a_day_that_ended_with_positions(database: str) -> 
             in issue_of_kind(result, IssueKind.OPEN_AFTER_CLOSE).message
         )
         assert "2026-03-09 is" in issue_of_kind(result, IssueKind.CYCLE_NOT_COMPLETED).message
-        assert "1 reports of the broker" in issue_of_kind(result, IssueKind.QUARANTINE_UNRESOLVED).message
-        for kind in ("HELD_AFTER_CLOSE", "OPEN_AFTER_CLOSE", "CYCLE_NOT_COMPLETED", "QUARANTINE_UNRESOLVED"):
+        assert "1 reports of the broker" in issue_of_kind(result, IssueKind.QUARANTINE_OPEN).message
+        for kind in ("POSITIONS_AFTER_CLOSE", "OPEN_AFTER_CLOSE", "CYCLE_NOT_COMPLETED", "QUARANTINE_OPEN"):
             alone = replace(result, issues=(issue_of_kind(result, IssueKind(kind)),))
             assert alone.exit_code > 0
         async with as_owner(scenario, "quarantine") as conn:
@@ -253,7 +265,7 @@ async def test_doctor_reports_a_day_that_ended_with_positions(database: str) -> 
             update={"positions": config.positions.model_copy(update={"close_all_at_market_close": False})}
         )
         kept = await run_doctor(scenario, config=holding)
-        assert not {"HELD_AFTER_CLOSE", "OPEN_AFTER_CLOSE", "QUARANTINE_UNRESOLVED"} & issue_kinds(kept)
+        assert not {"POSITIONS_AFTER_CLOSE", "OPEN_AFTER_CLOSE", "QUARANTINE_OPEN"} & issue_kinds(kept)
 
 
 async def test_doctor_reports_illegal_history_by_invariant(database: str) -> None:
@@ -282,6 +294,34 @@ async def test_doctor_reports_illegal_history_by_invariant(database: str) -> Non
             assert issue_kinds(await run_doctor(scenario)) == {"DAEMON_DOWN"}, repair
 
 
+async def test_doctor_reports_two_filled_entries_of_one_signal(database: str) -> None:
+    """A second entry of a signal that also filled is a duplicate order."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 20)
+        async with as_owner(scenario, "orders") as conn:
+            await conn.execute("DROP INDEX IF EXISTS orders_one_entry_per_signal")
+            await conn.execute("UPDATE orders SET signal_id = 'one' WHERE order_purpose = 'entry'")
+        issue = issue_of_kind(await run_doctor(scenario), IssueKind.DUPLICATE_ORDER)
+        assert (issue.severity, issue.facts["invariant"]) == (Severity.CRITICAL, "I11")
+
+
+async def test_doctor_reports_a_key_that_is_in_use_for_long(store: Store) -> None:
+    """A key is old 90 days after its first use; another key is not."""
+    first_use = at("09:00")
+    async with store.tx("keys") as conn:
+        for days in (0, 80):
+            await api_keys.record_first_use(conn, "PK-OLD", at=first_use + timedelta(days=days))
+        await api_keys.record_first_use(conn, "PK-NEW", at=first_use + timedelta(days=80))
+        now = first_use + timedelta(days=91)
+        assert await old_key_issues(conn, "PK-OLD", first_use + timedelta(days=90)) == []
+        assert await old_key_issues(conn, "PK-NEW", now) == []
+        [issue] = await old_key_issues(conn, "PK-OLD", now)
+        assert (issue.kind, issue.severity, issue.facts) == (IssueKind.KEY_OLD, Severity.INFO, {"days": 91})
+        stored = await conn.fetchval("SELECT string_agg(k::text, '') FROM api_keys k")
+        assert "PK-" not in stored
+
+
 async def test_doctor_names_invariant_of_safe_mode(database: str) -> None:
     """The doctor names the failed invariant in SAFE mode, and reports no issue after a resume."""
     async with open_scenario(database) as scenario:
@@ -298,8 +338,11 @@ async def test_doctor_names_invariant_of_safe_mode(database: str) -> None:
 
 
 async def test_doctor_reports_stale_cycle_and_marks(database: str) -> None:
-    """A cycle not written for 30 minutes and marks older than 10 minutes are reported."""
-    async with open_scenario(database) as scenario:
+    """A cycle that no daemon keeps for 30 minutes and marks older than 10 minutes are reported. Half an hour between
+    two scans is no issue."""
+    async with open_scenario(database, now=at("10:35"), workflow={"scan_frequency_minutes": 0}) as scenario:
+        await scenario.advance(minutes=32)
+        assert (await run_doctor(scenario)).issues == ()
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
         await scenario.advance(minutes=11)

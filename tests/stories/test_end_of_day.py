@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from catalyst.daemon.app import ExitCode
+from catalyst.domain.fault_points import Moment
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import Facts, Scenario, open_scenario
 
@@ -155,3 +156,27 @@ async def test_day_ending_with_shares_exits_with_not_flat_code(database: str) ->
         assert scenario.held_qty("AAPL") == 20
         assert (await first_cycle(scenario))["status"] == "closed"
         assert await proof_results(scenario, "end of day") == [False]
+
+
+async def test_day_report_is_raised_once_over_a_crash_and_a_restart(database: str) -> None:
+    """A day without trades has its digest too. A crash before its row leaves it to the next start; a start after it
+    raises none again."""
+    async with open_scenario(database, now=at("15:58"), once=False) as scenario:
+        await scenario.advance(minutes=3, seconds=50)
+        await scenario.crash_at("day_report", Moment.BEFORE)
+        assert "DAY_REPORT" not in await scenario.alert_events()
+        for _ in range(2):
+            await scenario.start()
+            await scenario.advance(seconds=20)
+            assert (await scenario.alert_events()).count("DAY_REPORT") == 1
+            await scenario.crash()
+        [report] = await scenario.conn.fetch(
+            "SELECT severity, message FROM alerts WHERE event = 'DAY_REPORT'"
+        )
+        assert report["severity"] == "INFO"
+        assert report["message"].startswith("Monday 09 March 2026: $0.00, 0 trades, proven flat\n")
+        assert "no trade" in report["message"]
+        head = await scenario.conn.fetchval(
+            "SELECT encode(hash, 'hex') FROM journal_chain ORDER BY link DESC LIMIT 1"
+        )
+        assert f"hash {head or 'none'}" in report["message"]

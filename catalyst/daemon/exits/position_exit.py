@@ -53,7 +53,6 @@ from catalyst.store.exit_intents import ExitIntent
 log = structlog.get_logger()
 
 REPORT_TIMEOUT: Final = timedelta(seconds=2)  # without a trade update for this long, poll
-SLOW_EXIT_AFTER: Final = timedelta(seconds=30)  # an exit not filled by then raises an alert
 TURN_POLL_INTERVAL: Final = timedelta(seconds=0.5)
 REPRICED_TIMEOUT: Final = timedelta(seconds=5)  # a repriced take-profit has this long to fill
 RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # the broker's available quantity may lag its fills
@@ -85,8 +84,8 @@ class PositionExit:
     def __post_init__(self) -> None:
         self.store, self.broker = self.blocking_orders.store, self.blocking_orders.broker
         self.ledger, self.submission = self.blocking_orders.ledger, self.blocking_orders.submission
-        self._slow_at = self.clock.now() + SLOW_EXIT_AFTER
-        self._alerted = False
+        self.began_at = self.clock.now()
+        self.is_slow_alerted = False
         self._has_begun_cancel = False
 
     async def run(self) -> None:
@@ -118,7 +117,6 @@ class PositionExit:
             return False
         if self.submission.is_in_outage_exit(position.symbol):
             return False  # the outage exit is closing it, and the database does not show that yet
-        await self._alert_when_slow(position)
         sent = [row for row in rows if row.is_working and row.status is not Status.CREATED]
         if position.position_id in self.overnight:
             return await self._end_exits(position, sent, seen_version)
@@ -450,20 +448,3 @@ class PositionExit:
             await exit_intents.end_intent(
                 conn, self.intent.position_id, state=state, at=self.clock.now(), epoch=self.epoch
             )
-
-    async def _alert_when_slow(self, position: PositionRow) -> None:
-        """Raise an alert once the exit takes longer than SLOW_EXIT_AFTER; one that cannot be written comes later."""
-        if self._alerted or self.clock.now() < self._slow_at:
-            return
-        log.error("exit_slow", symbol=position.symbol, reason=self.intent.reason)
-        self._slow_at = self.clock.now() + SLOW_EXIT_AFTER
-        is_new = await raise_exit_alert(
-            self.store,
-            "EXIT_SLOW",
-            f"{position.symbol}: the exit ({self.intent.reason}) is not complete after {SLOW_EXIT_AFTER.seconds} s;"
-            " Catalyst keeps trying, check the order at the broker",
-            subject=position.position_id,
-            facts={"position_id": position.position_id, "symbol": position.symbol},
-            at=self.clock.now(),
-        )
-        self._alerted = is_new is not None

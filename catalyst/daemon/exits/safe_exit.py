@@ -14,9 +14,9 @@ import structlog
 
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock, separate_turns
-from catalyst.concurrency import drop_done
 from catalyst.daemon.exits.blocking_orders import BlockingOrders
 from catalyst.daemon.exits.cancel_turn import CancelTurn
+from catalyst.daemon.exits.exit_alert import SLOW_EXIT_AFTER, SLOW_EXITS_WAIT, alert_slow_exits
 from catalyst.daemon.exits.position_exit import PositionExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.runtime.change_signal import ChangeSignal
@@ -44,6 +44,14 @@ ExitInOutage = Callable[
 ]  # symbol, reason, by, within → true when flat
 
 
+@dataclass(frozen=True, slots=True)
+class ExitRun:
+    """A running exit and its task."""
+
+    position_exit: PositionExit
+    task: asyncio.Task[None]
+
+
 @dataclass
 class SafeExit:
     """Exits positions. While the market is closed, exits wait for the open.
@@ -65,7 +73,7 @@ class SafeExit:
     stops_refused: bool = False  # while the session ends; the broker refuses every sale
     turn: CancelTurn = field(default_factory=CancelTurn)
     _ending_session: Session | None = None  # of `overnight`
-    _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # by position id
+    _runs: dict[int, ExitRun] = field(default_factory=dict)  # by position id
     _contended: dict[int, asyncio.Task[bool]] = field(default_factory=dict)  # exits without an intent
 
     async def request(
@@ -125,7 +133,7 @@ class SafeExit:
         try:
             await run_on_signal(self.requested, self.clock, self.start_open_intents, lambda pause: pause)
         finally:
-            tasks = [*self._tasks.values(), *self._contended.values()]
+            tasks = [*(run.task for run in self._runs.values()), *self._contended.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -140,43 +148,24 @@ class SafeExit:
             self.stops_refused = False
         if not self.market_open:
             return POLL_INTERVAL
-        drop_done(self._tasks)
+        self._runs = {key: run for key, run in self._runs.items() if not run.task.done()}
         async with self.store.read() as conn:
             intents = await exit_intents.open_intents(conn)
         now = self.clock.now()
         for intent in intents:
-            task = self._tasks.get(intent.position_id)
             if intent.is_postponed(now) or intent.position_id in self.overnight:
                 continue
-            if task is None or task.done():
-                self._tasks[intent.position_id] = asyncio.create_task(
-                    self._run_intent(intent),
-                    name=f"exit-{intent.position_id}",
-                    context=separate_turns(),
-                )
+            run = self._runs.get(intent.position_id)
+            if run is None or run.task.done():
+                self._runs[intent.position_id] = self._start_exit(intent)
         waits = [intent.retry_at - now for intent in intents if intent.retry_at and intent.is_postponed(now)]
-        return min([POLL_INTERVAL, *waits])
-
-    def end_exits(self, position_ids: Iterable[int]) -> None:
-        """End the exits of these positions unsold, because the process or the session ends."""
-        self._ending_session = self.current_day.session
-        new = set(position_ids) - self.overnight
-        if new:  # a repeated call wakes nobody
-            self.overnight |= new
-            self.ledger.changed.notify()
+        return min([POLL_INTERVAL, *waits, *await self._alert_slow_exits()])
 
     def note_refused_stop(self, refusal: str) -> None:
         """Keep the stops that work from now on when the broker refuses every sale, also a stop."""
         self.stops_refused |= reason_of(refusal) in REFUSES_EVERY_SALE
 
-    async def _run_intent(self, intent: ExitIntent) -> None:
-        """Exit the position; retry after failures, with doubling pauses, while the intent is open.
-
-        From MAX_FAILURES of another kind than the database's on, the exit is postponed for the pause: its stop is
-        checked meanwhile.
-        """
-        pause, contentions, failures = RETRY_AFTER, 0, 0
-        to_postpone: Exception | None = None
+    def _start_exit(self, intent: ExitIntent) -> ExitRun:
         position_exit = PositionExit(
             self.blocking_orders,
             self.current_day,
@@ -186,6 +175,53 @@ class SafeExit:
             self.overnight,
             intent,
         )
+        task = asyncio.create_task(
+            self._run_intent(position_exit), name=f"exit-{intent.position_id}", context=separate_turns()
+        )
+        return ExitRun(position_exit, task)
+
+    async def _alert_slow_exits(self) -> list[timedelta]:
+        """Alert exits that take too long, those of one moment in one alert; return the pause until others may."""
+        now = self.clock.now()
+        running = [
+            run.position_exit
+            for run in self._runs.values()
+            if not run.task.done() and not run.position_exit.is_slow_alerted
+        ]
+        wait = SLOW_EXIT_AFTER + SLOW_EXITS_WAIT
+        if all(now - position_exit.began_at < wait for position_exit in running):
+            return [position_exit.began_at + wait - now for position_exit in running]
+        slow = {
+            position_exit.intent.position_id: position_exit
+            for position_exit in running
+            if now - position_exit.began_at >= SLOW_EXIT_AFTER
+        }
+        async with self.store.read() as conn:
+            held = [row for row in await positions.open_positions(conn) if row.position_id in slow]
+        for row in held:
+            log.error("exit_slow", symbol=row.symbol, reason=slow[row.position_id].intent.reason)
+        if held and await alert_slow_exits(self.store, [row.symbol for row in held], at=now):
+            for row in held:
+                slow[row.position_id].is_slow_alerted = True
+        return []
+
+    def end_exits(self, position_ids: Iterable[int]) -> None:
+        """End the exits of these positions unsold, because the process or the session ends."""
+        self._ending_session = self.current_day.session
+        new = set(position_ids) - self.overnight
+        if new:  # a repeated call wakes nobody
+            self.overnight |= new
+            self.ledger.changed.notify()
+
+    async def _run_intent(self, position_exit: PositionExit) -> None:
+        """Exit the position; retry after failures, with doubling pauses, while the intent is open.
+
+        From MAX_FAILURES of another kind than the database's on, the exit is postponed for the pause: its stop is
+        checked meanwhile.
+        """
+        intent = position_exit.intent
+        pause, contentions, failures = RETRY_AFTER, 0, 0
+        to_postpone: Exception | None = None
         while True:
             try:
                 if to_postpone is None:

@@ -27,13 +27,13 @@ from catalyst.domain.alert_message import (
 )
 from catalyst.notify.channel import Channel, DeliveryFailed
 from catalyst.notify.configured import configured_channels
-from catalyst.store import alerts
+from catalyst.store import alert_channels, alerts
+from catalyst.store.alert_channels import SEND_WITHIN
 from catalyst.store.pool import Connection
 
 log = structlog.get_logger()
 
 INTERVAL: Final = timedelta(seconds=5)
-MAX_AGE: Final = timedelta(hours=24)  # older alerts are not sent: they would be no news
 RETRY_PAUSES: Final = tuple(
     timedelta(seconds=seconds) for seconds in (15, 30, 60, 120, 300)
 )  # the last one repeats
@@ -87,7 +87,12 @@ class AlertDelivery:
         return sorted(self._channels_of)
 
     async def run(self) -> None:
-        """Send what waits, every few seconds. Without a channel it logs that once, and waits until it is cancelled."""
+        """Store the channels, then send what waits, every few seconds. Without a channel it logs that once, and waits
+        until it is cancelled."""
+        async with self._store.tx("alert_channels") as conn:
+            await alert_channels.set_in_use(
+                conn, {state.channel.name: state.channel.severities for state in self._states}
+            )
         if not self._states:
             log.warning("alerts_not_delivered", reason="no recipient is configured")
             await asyncio.Event().wait()
@@ -118,14 +123,14 @@ class AlertDelivery:
         if state.retry_at is not None and now < state.retry_at:
             return
         async with self._store.read() as conn:
-            found = await alerts.waiting(conn, channel.name, channel.severities, since=now - MAX_AGE)
+            found = await alerts.waiting(conn, channel.name, channel.severities, since=now - SEND_WITHIN)
         batch = tuple(found) if at_end else next_batch(found, now=now, sent_at=state.tried_at)
         if not batch or not await self._send(state, batch, alert_message(batch), "alerts"):
             return
         async with self._store.tx("alerts_sent") as conn:
-            await alerts.record_sent(
-                conn, batch, channel.name, at=self._clock.now(), channels_of=self._channels_of
-            )
+            sent_at = self._clock.now()
+            await alerts.record_sent(conn, batch, channel.name, at=sent_at, channels_of=self._channels_of)
+            await alert_channels.record_delivery(conn, channel.name, at=sent_at)
 
     async def _send(
         self, state: _ChannelState, batch: Sequence[WaitingAlert], message: AlertMessage, kind: str
@@ -148,6 +153,7 @@ class AlertDelivery:
                 await alerts.record_failure(
                     conn, ids, error=f"{channel.name}: {reason}", next_attempt_at=state.retry_at
                 )
+                await alert_channels.record_failure(conn, channel.name, error=reason, at=self._clock.now())
             return False
         if state.failures:
             log.info("alert_delivery_recovered", channel=channel.name, failures=state.failures)
@@ -166,15 +172,19 @@ class AlertDelivery:
         """Send critical alerts again that nobody acknowledged, on every channel, whatever its severities."""
         now = self._clock.now()
         async with self._store.read() as conn:
-            due = await alerts.to_remind(conn, at=now, since=now - MAX_AGE, after=REMIND_AFTER)
+            due = await alerts.to_remind(conn, at=now, since=now - SEND_WITHIN, after=REMIND_AFTER)
         if not due:
             return
         ready = [state for state in self._states if state.retry_at is None or state.retry_at <= now]
         message = reminder_message(due)
         sent = await asyncio.gather(*(self._send(state, due, message, "reminder") for state in ready))
         if any(sent):
+            sent_at = self._clock.now()
             async with self._store.tx("alerts_reminded") as conn:
-                await alerts.record_reminder(conn, [alert.alert_id for alert in due], at=self._clock.now())
+                await alerts.record_reminder(conn, [alert.alert_id for alert in due], at=sent_at)
+                for state, taken in zip(ready, sent, strict=True):
+                    if taken:
+                        await alert_channels.record_delivery(conn, state.channel.name, at=sent_at)
 
 
 def _message_id(kind: str, channel: str, batch: Sequence[WaitingAlert]) -> str:

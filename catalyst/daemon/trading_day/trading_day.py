@@ -16,6 +16,7 @@ from catalyst.daemon.exits.flatten import FLATTEN_LATCH, Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.emergency_stop import LATCH, EmergencyStop
+from catalyst.daemon.trading_day.day_report import raise_day_reports
 from catalyst.daemon.trading_day.end_of_day import EndOfDay
 from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.portfolio import read_portfolio
@@ -135,6 +136,7 @@ class TradingDay:
         match job:
             case Job.PRE_OPEN:
                 await self.prepare(retry_pauses=PREPARE_RETRY_PAUSES)
+                await raise_day_reports(self.store, self.clock)  # of a day that no daemon reported
             case Job.PRICE_SAMPLE:
                 await self.scanner.record_prices()
             case Job.FIRST_SCAN | Job.SCAN:
@@ -145,6 +147,7 @@ class TradingDay:
                 await self.verify_flat()
             case Job.CLOSE:
                 await self.close()
+                await raise_day_reports(self.store, self.clock)
             case _:
                 assert_never(job)
 
