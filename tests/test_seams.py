@@ -104,6 +104,7 @@ SEAMS: dict[str, dict[str, str]] = {
     "cli/app.py": {"a file": "a closed output pipe must not end in a traceback"},
     "cli/parent_watch.py": {"another process": "exits when its parent process is gone"},
     "cli/simulator.py": {"a socket": "checks whether a port is free"},
+    "cli/unit_alert.py": {"a file": "stores when it last told of a failed service"},
     "cli/install_service.py": {
         "a file": "writes the units and their files",
         "another process": "lets systemd create the user and read the units",
