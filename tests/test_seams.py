@@ -115,6 +115,7 @@ SEAMS: dict[str, dict[str, str]] = {
     "cli/psql.py": {"a file": "finds PostgreSQL's programs", "another process": "runs psql"},
     "cli/parent_watch.py": {"another process": "exits when its parent process is gone"},
     "cli/simulator.py": {"a socket": "checks whether a port is free"},
+    "cli/unit_alert.py": {"a file": "stores when it last told of a failed service"},
     "cli/install_service.py": {
         "a file": "writes the units and their files",
         "another process": "lets systemd create the user and read the units",

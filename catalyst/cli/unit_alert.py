@@ -3,8 +3,8 @@
 systemd calls it (catalyst-alert@.service). It also works when the configuration is wrong, which is a reason to fail.
 """
 
+import platform
 import re
-import socket
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -83,7 +83,7 @@ def _compose(unit: str, result: str, status: str, config_error: str | None, at: 
     cause = " ".join(filter(None, (result, status)))
     meaning = MEANINGS.get((unit, status), "")
     reason = f" ({cause}{': ' if cause and meaning else ''}{meaning})" if cause or meaning else ""
-    summary = f"{unit} failed on {socket.gethostname()}{reason}"
+    summary = f"{unit} failed on {platform.node()}{reason}"
     body = (
         f"{summary}, {at.astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S} New York.\n"
         + (f"\n{config_error}\n" if config_error else "")
