@@ -276,7 +276,8 @@ class FaultDay:
         match incident.kind:
             case IncidentKind.KILL_DAEMON:
                 await self.daemon.wait_or_kill(READY_TIMEOUT_S)
-                self.start_daemon()
+                if not self._has_ended():  # it may have ended the day before the signal
+                    self.start_daemon()
             case IncidentKind.PAUSE_DAEMON:
                 self.daemon.send_signal(signal.SIGCONT)
             case IncidentKind.KILL_DATABASE:
@@ -325,10 +326,10 @@ class FaultDay:
             if turns % 50 == 0:
                 await self.read_fired()
             now = clock.now()
-            self.clock.set_cap(SLOW_SPEED if self._has_slow_request() else math.inf)
             if incident is not None and self._begun.is_set():
                 await self._play_out(incident)
                 incident = None
+            self.clock.set_cap(SLOW_SPEED if self._has_slow_request() else math.inf)
             assert self.daemon is not None
             if self._has_ended():
                 self.record.exit_code = self.daemon.exit_code
@@ -376,6 +377,7 @@ class FaultDay:
     async def _play_out(self, incident: Incident) -> None:
         """Let a begun incident last, end it and let the daemon recover; then the market runs fast again."""
         clock = self.clock
+        clock.set_cap(INCIDENT_SPEED)
         began = clock.now()
         self.record.done.append(f"{began.astimezone(NEW_YORK):%H:%M:%S} {incident}")
         self.record.incidents[f"{incident.kind} {incident.network or ''}".strip()] += 1

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 def run_day(seed: int, *, short: bool = False, keep: Path | None = None) -> Verdict:
     """Run and judge the day of a seed; keep the folder of a red day below `keep`."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in a worker: stops the processes of its day
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="catalyst-fault-day-"))
     folder.chmod(0o711)  # PostgreSQL never runs as root: its own user must reach its data
@@ -71,6 +72,8 @@ def run_days(seeds: range, *, short: bool, workers: int, keep: Path | None) -> I
             for day in as_completed(days):
                 yield day.result()
         finally:
+            for worker in list((pool._processes or {}).values()):  # a stopped run leaves no process
+                worker.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
 
 

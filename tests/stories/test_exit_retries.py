@@ -1,7 +1,8 @@
 """Exit retries: a failed exit step is retried soon, then at growing intervals."""
 
+import asyncio
 import itertools
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.fault_points import Moment
@@ -123,4 +124,33 @@ async def test_unacknowledged_exit_is_replaced_after_ten_seconds(database: str) 
         assert [(order["status"], order["cancel_reason"]) for order in exits] == [
             ("cancelled", "UNACKNOWLEDGED"), ("filled", None),
         ]  # fmt: skip
+        await scenario.assert_consistent()
+
+
+async def test_exit_polls_its_orders_while_reports_of_other_positions_arrive(database: str) -> None:
+    """Given the stream loses every message of AAPL and reports of other positions arrive twice a second, when AAPL
+    exits by a cancel of its legs, then its cancelled stop and its sale are read within seconds."""
+    async with open_scenario(database, execution={"order_poll_seconds": 60}) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        await scenario.inject_fault("stream_drop", symbol="AAPL", count=0)
+        assert scenario.components is not None
+        ledger, clock = scenario.components.ledger, scenario.clock
+
+        async def report_others() -> None:
+            while True:
+                await clock.sleep(timedelta(seconds=0.5))
+                ledger.changed.notify()
+
+        others = asyncio.ensure_future(report_others())
+        try:
+            assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+            await scenario.advance(seconds=8)
+        finally:
+            others.cancel()
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert position["status"] == "closed"
+        totals = scenario.server.exchange.state.unprotected_time.totals(clock.now())
+        assert float(str(totals["AAPL"]["longest_seconds"])) < 4
         await scenario.assert_consistent()

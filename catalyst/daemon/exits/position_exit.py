@@ -27,6 +27,7 @@ from catalyst.daemon.exits.exit_orders import (
     prepared_exit,
     repricing_of,
 )
+from catalyst.daemon.exits.report_wait import REPORT_TIMEOUT, ReportWait
 from catalyst.daemon.orders.submission import without_legs
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.domain.errors import BrokerError
@@ -52,7 +53,6 @@ from catalyst.store.exit_intents import ExitIntent
 
 log = structlog.get_logger()
 
-REPORT_TIMEOUT: Final = timedelta(seconds=2)  # without a trade update for this long, poll
 TURN_POLL_INTERVAL: Final = timedelta(seconds=0.5)
 REPRICED_TIMEOUT: Final = timedelta(seconds=5)  # a repriced take-profit has this long to fill
 RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # the broker's available quantity may lag its fills
@@ -87,6 +87,7 @@ class PositionExit:
         self.began_at = self.clock.now()
         self.is_slow_alerted = False
         self._has_begun_cancel = False
+        self._reports = ReportWait(self.clock, self.ledger.changed)
 
     async def run(self) -> None:
         """Exit the position; return when it is closed or postponed, when no step is left, or when the market is
@@ -117,6 +118,7 @@ class PositionExit:
             return False
         if self.submission.is_in_outage_exit(position.symbol):
             return False  # the outage exit is closing it, and the database does not show that yet
+        self._reports.note_rows(rows)
         sent = [row for row in rows if row.is_working and row.status is not Status.CREATED]
         if position.position_id in self.overnight:
             return await self._end_exits(position, sent, seen_version)
@@ -156,7 +158,7 @@ class PositionExit:
     # -- waiting
 
     async def _await_fill(self, working: list[OrderRow], seen_version: int) -> None:
-        """Wait up to REPORT_TIMEOUT for a report of the exits already sent, then poll them.
+        """Wait for a report of the exits already sent; poll them when none came for REPORT_TIMEOUT.
 
         Limit exits older than QUEUED_EXIT_TIMEOUT and exits that the venue does not acknowledge are cancelled; a new
         order follows.
@@ -168,7 +170,7 @@ class PositionExit:
             elif await self._is_stuck(row):
                 log.warning("exit_unacknowledged", order_id=row.order_id, symbol=row.symbol)
                 await self.submission.cancel(row, UNACKNOWLEDGED_REASON)
-        if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
+        if await self._reports.await_report(seen_version):
             return
         for row in working:
             if row.alpaca_order_id is None:
@@ -244,7 +246,7 @@ class PositionExit:
         await self.submission.cancel_orders(
             without_legs(working), self.intent.purpose.upper(), self.backoff.cancels
         )
-        if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
+        if await self._reports.await_report(seen_version):
             return  # a report changed the rows: read them again
         for broker_id in group_broker_ids(working, rows):
             await self.submission.refresh(broker_id, "poll")
@@ -390,7 +392,7 @@ class PositionExit:
             await self._postpone(position, None)
             return False
         await self.submission.cancel_orders(sales, self.intent.purpose.upper(), self.backoff.cancels)
-        if not await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
+        if not await self._reports.await_report(seen_version):
             for broker_id in group_broker_ids(sales, sales):
                 await self.submission.refresh(broker_id, "poll")
         return True
