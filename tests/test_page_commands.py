@@ -14,6 +14,7 @@ import pytest
 
 from catalyst.config.loader import environment_without_catalyst
 from tests.page_commands import ROOT, ShellBlock, pages, shell_blocks
+from tests.try_install.record import PAGE, recorded_commands, shown
 from tests.waiting import LIMIT_S, pause_blocking
 
 TRY_INSTALL: Final = "make try-install"
@@ -34,13 +35,26 @@ def test_each_shell_block_is_run_or_says_why_not() -> None:
     print(
         f"{len(BLOCKS)} sh blocks: {len(RUN_HERE)} run here, {len(elsewhere)} by their own test or program;"
     )
-    print(
-        f"{sum(len(block.commands) for block in BLOCKS) - len(not_run)} commands run, {len(not_run)} not run"
-    )
+    commands = sum(len(block.commands) for block in BLOCKS)
+    print(f"{commands - len(not_run)} commands have something that runs them, {len(not_run)} have not")
     assert len(not_run) <= MAX_NOT_RUN
     for block in elsewhere:
         if block.run_by != TRY_INSTALL:
             assert f'code_blocks("{block.heading}", "sh")' in (ROOT / block.run_by).read_text(), block
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason=f"`{TRY_INSTALL}` has not written its first complete record")
+@pytest.mark.parametrize("page", ["docs/install.md", "README.md"])
+def test_record_of_the_install_run_has_the_commands_of_the_page(page: str) -> None:
+    """docs/try-install.md, which `make try-install` writes, holds the page's commands as they stand now."""
+    blocks = [block for block in BLOCKS if block.page == page]
+    if page == "README.md":
+        blocks = [block for block in blocks if block.run_by == TRY_INSTALL]
+    commands = [(shown(command), block.not_run) for block in blocks for command in block.commands]
+    recorded = recorded_commands(page)
+    assert [command for command, _ in recorded] == [command for command, _ in commands], "run it again"
+    for (command, result), (_, reason) in zip(recorded, commands, strict=True):
+        assert result == reason or (not reason and result in ("0", "1")), command
 
 
 @contextmanager

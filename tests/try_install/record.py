@@ -57,7 +57,7 @@ def write_page(rows: Iterable[Row], minutes: float) -> None:
 def recorded_commands(page: str) -> list[tuple[str, str]]:
     """Return the commands of a page as they were run, each with its exit code or the reason why not."""
     return [
-        (command, result.removeprefix("not run: "))
+        (command.strip(), result.removeprefix("not run: "))
         for name, _, command, result, _ in _ROW.findall(PAGE.read_text())
         if name == page
     ]
