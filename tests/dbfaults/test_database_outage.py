@@ -506,7 +506,7 @@ async def test_outage_emergency_stop_is_retried_until_flat(database: str, tmp_pa
         await scenario.advance(seconds=5)
         await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=503, count=0)
         scenario.print_trade("AAPL", "188.30")
-        await scenario.advance(seconds=60)
+        await scenario.advance(seconds=300)
         assert scenario.held_qty("AAPL") == 20
         await scenario.clear_faults()
         await scenario.advance(seconds=100)

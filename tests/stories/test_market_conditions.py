@@ -143,13 +143,12 @@ async def test_exit_after_close_keeps_protection_orders(database: str) -> None:
     """An exit requested after the close cancels no protection order."""
     async with open_scenario(
         database,
-        now=at("15:56"),
-        session={"flat_before_close_minutes": 2},
+        now=at("15:40"),
         positions={"close_all_at_market_close": False},
         risk={"max_daily_loss": "900"},
     ) as scenario:
         await scenario.given_position("AAPL", 20)
-        await scenario.advance(minutes=5)
+        await scenario.advance(minutes=21)
         assert scenario.components is not None
         cancel_count = len((await scenario.admin("logs?method=DELETE"))["requests"])
         position = await scenario.position("AAPL")

@@ -208,13 +208,10 @@ async def test_sigterm_during_recovery_is_completed_by_next_start(database: str)
 async def test_sigterm_after_close_exits_not_flat_and_alerts(database: str) -> None:
     """SIGTERM after the close with shares held exits with code 2 and an alert; the shares stay held."""
     async with open_scenario(
-        database,
-        now=at("15:56", MONDAY),
-        session={"flat_before_close_minutes": 2},
-        positions={"close_all_at_market_close": False},
+        database, now=at("15:40", MONDAY), positions={"close_all_at_market_close": False}
     ) as scenario:
         await scenario.given_position("AAPL", 20)
-        await scenario.advance(minutes=5)
+        await scenario.advance(minutes=21)
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit(step=5) == 2
         assert "NOT_FLAT" in await scenario.alert_events()
