@@ -73,7 +73,7 @@ def test_statements_page_has_a_row_for_every_field() -> None:
         **printed_fields(),
         "status": added_keys("queries.py", "status"),
         "positions": added_keys("queries.py", "positions"),
-        "Examination": list(Examination(None, 0.0, None, {}, ()).as_dict),  # type: ignore[arg-type] # only its keys
+        "Examination": list(Examination(None, 0.0, None, {}, {}, ()).as_dict),  # type: ignore[arg-type] # only its keys
         "Issue": list(new_issue(IssueKind.SAFE_MODE, "").as_dict),
     }
     written = {name: [row[0] for row in rows] for name, rows in sections_of(PAGE).items()}

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, assert_never
 
 import structlog
@@ -11,7 +11,7 @@ import structlog
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
-from catalyst.config.schema import SessionMode
+from catalyst.config.schema import Config, SessionMode
 from catalyst.daemon.exits.flatten import FLATTEN_LATCH, Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
@@ -179,7 +179,7 @@ class TradingDay:
                 at=now,
             )
             if not is_new:
-                row = await self._put_settings(conn, row)
+                row = await _put_settings(conn, row, config, self.mode, at=now)
             expired = await latches.clear_expired(conn, at=now)
             latched = await latches.active_latches(conn)
             began_at = start_of_day(self.session.day)
@@ -218,30 +218,6 @@ class TradingDay:
         await (
             self.daily_loss_limit.check()
         )  # recovery may have booked a loss; check it before the first entry
-
-    async def _put_settings(self, conn: Connection, row: CycleRow) -> CycleRow:
-        """Store this start's settings in the resumed cycle; another mode than before is an event of the day."""
-        now, config = self.clock.now(), self.config.in_force
-        if row.mode != self.mode:
-            log.warning("session_mode_changed", before=row.mode, now=self.mode)
-            await risk_events.put(
-                conn,
-                event_type=MODE_CHANGED_EVENT,
-                severity="WARNING",
-                message=f"the session mode is {self.mode}; before this start it was {row.mode}",
-                facts={"before": row.mode, "now": self.mode},
-                at=now,
-                cycle_id=row.cycle_id,
-            )
-        return await cycles.put_settings(
-            conn,
-            row.cycle_id,
-            mode=self.mode,
-            max_positions=config.risk.max_positions,
-            max_daily_loss=config.risk.max_daily_loss,
-            scan_frequency=config.workflow.scan_frequency_minutes * 60,
-            at=now,
-        )
 
     async def log_missed_scans(self, jobs: Sequence[ScheduledJob]) -> None:
         """Log in one line the scans of the session that no daemon ran, as the stored scans show."""
@@ -487,3 +463,29 @@ class TradingDay:
             plans=[plan.symbol for plan in scan_result.plans],
         )
         return scan_id
+
+
+async def _put_settings(
+    conn: Connection, row: CycleRow, config: Config, mode: SessionMode, *, at: datetime
+) -> CycleRow:
+    """Store this start's settings in the resumed cycle; another mode than before is an event of the day."""
+    if row.mode != mode:
+        log.warning("session_mode_changed", before=row.mode, now=mode)
+        await risk_events.put(
+            conn,
+            event_type=MODE_CHANGED_EVENT,
+            severity="WARNING",
+            message=f"the session mode is {mode}; before this start it was {row.mode}",
+            facts={"before": row.mode, "now": mode},
+            at=at,
+            cycle_id=row.cycle_id,
+        )
+    return await cycles.put_settings(
+        conn,
+        row.cycle_id,
+        mode=mode,
+        max_positions=config.risk.max_positions,
+        max_daily_loss=config.risk.max_daily_loss,
+        scan_frequency=config.workflow.scan_frequency_minutes * 60,
+        at=at,
+    )
