@@ -140,7 +140,7 @@ async def test_split_blocks_symbol_without_orders_or_fills(database: str, factor
 
 @pytest.mark.promise("C27")
 async def test_exit_after_close_keeps_protection_orders(database: str) -> None:
-    """An exit requested after the close cancels no protection order."""
+    """An exit requested after the close cancels and moves no protection order, and sends no sale."""
     async with open_scenario(
         database,
         now=at("15:40"),
@@ -150,14 +150,21 @@ async def test_exit_after_close_keeps_protection_orders(database: str) -> None:
         await scenario.given_position("AAPL", 20)
         await scenario.advance(minutes=21)
         assert scenario.components is not None
-        cancel_count = len((await scenario.admin("logs?method=DELETE"))["requests"])
+
+        async def change_count() -> int:
+            logs = [await scenario.admin(f"logs?method={method}") for method in ("DELETE", "PATCH")]
+            return sum(len(log["requests"]) for log in logs)
+
+        count_before = await change_count()
         position = await scenario.position("AAPL")
         assert position is not None
         await scenario.components.exits.request(
             position["position_id"], reason="MANUAL: late", purpose=Purpose.EXIT, by="trader"
         )
         await scenario.advance(seconds=20)
-        assert len((await scenario.admin("logs?method=DELETE"))["requests"]) == cancel_count
+        assert await change_count() == count_before
+        sales = [order for order in await scenario.orders("AAPL") if order["order_purpose"] == "exit"]
+        assert not [order for order in sales if order["submitted_at"] is not None]
 
 
 @pytest.mark.promise("C22")
