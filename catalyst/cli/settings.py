@@ -1,6 +1,6 @@
 """Configuration, clock and database connection of the commands."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from pathlib import Path
@@ -193,16 +193,25 @@ def translate_connection_errors(dsn: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_migrated_store(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
-    """Yield a store with two connections. Raises DatabaseUnreachable or SchemaNotCurrent."""
-    from catalyst.store.migrate import require_current
+async def open_migrated_store(
+    dsn: str, clock: Clock, *, tables: Sequence[str] = ()
+) -> AsyncIterator["Store"]:
+    """Yield a store with two connections. Raises DatabaseUnreachable, and SchemaNotCurrent unless all `tables` exist:
+    a command that needs no more of the schema works beside a daemon of another release.
+    """
+    from catalyst.store.migrate import SchemaNotCurrent, require_current
     from catalyst.store.pool import open_store
 
     with translate_connection_errors(dsn):
         store = await open_store(dsn, clock, size=2, name="catalyst cli")
     try:
         async with store.read() as conn:
-            await require_current(conn)
+            try:
+                await require_current(conn)
+            except SchemaNotCurrent:
+                found = "SELECT count(to_regclass(name)) FROM unnest($1::text[]) AS name"
+                if not tables or await conn.fetchval(found, list(tables)) < len(tables):
+                    raise
         yield store
     finally:
         await store.close()
