@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -55,8 +56,14 @@ def read_addresses(path: Path | None, *, print_problem: bool = True) -> Addresse
 
     For commands that only stop, leave or show. Raises ConfigInvalid when the database's address is what is not valid.
     """
-    chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
-    addresses = load_addresses(chosen, env_file=secrets_file())
+    try:
+        chosen = path if path is not None else CONFIG_FILE if _is_here(CONFIG_FILE) else None
+        env_file = secrets_file()
+    except ConfigInvalid as error:  # the environment may still name the database
+        hidden = str(error)
+        addresses = replace(load_addresses(path, env_file=None), problem=hidden, account_problem=hidden)
+    else:
+        addresses = load_addresses(chosen, env_file=env_file)
     if print_problem and addresses.problem is not None:
         typer.secho(
             f"catalyst: the configuration is not valid, only its addresses are used: {addresses.problem}",
