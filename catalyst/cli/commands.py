@@ -169,7 +169,7 @@ def flatten(
         typer.secho(f"catalyst: {error}; trying without the database", err=True)
         answer = _flatten_alone(config, None)
     flat = bool(answer.get("flat"))
-    print_result(answer, as_json, lambda: [_flatten_line(answer)])
+    print_result(answer, as_json, lambda: [flatten_line(answer)])
     if not flat:
         raise typer.Exit(2)
 
@@ -452,7 +452,7 @@ def _close_line(answer: Mapping[str, object]) -> str:
     )
 
 
-def _flatten_line(answer: Mapping[str, object]) -> str:
+def flatten_line(answer: Mapping[str, object]) -> str:
     resume = "`catalyst resume` allows entries again"
     ended = (
         "the daemon has flattened and ended; start it with `catalyst run`; "

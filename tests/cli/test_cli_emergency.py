@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,9 @@ import asyncpg
 import pytest
 from cli.shell import TIMEOUT_S, Shell
 
+from catalyst.cli.commands import flatten_line
 from catalyst.clock import ScaledClock
+from catalyst.daemon.exits.flat_proof import FlatProof
 from catalyst.store.account_lock import lock_key
 
 BROKEN_CONFIG = "risk: {max_positons: 3}\ntrading: {mode: sim}\n  this is: [no YAML\nbroker: {simulator: 'http://127.0.0.1:9'}\n"
@@ -63,6 +66,16 @@ def test_halt_beside_a_daemon_of_another_release_is_stored(
     assert lost.returncode == 1
     assert "is not stored. A daemon that still reaches its database GOES ON entering" in lost.stderr
     assert "use `catalyst flatten`, or send its process SIGTERM" in lost.stderr
+
+
+def test_flatten_names_why_it_is_not_proven() -> None:
+    """The line of a flatten that is not proven holds the daemon's reason, in the daemon's own key."""
+    proof_field = "unproven_reason"
+    assert proof_field in {field.name for field in fields(FlatProof)} | set(dir(FlatProof))
+    line = flatten_line(
+        {"flat": False, "market_open": True, "held": ["20 AAPL"], proof_field: "20 AAPL remain"}
+    )
+    assert line.startswith("NOT proven flat: 20 AAPL remain; ")
 
 
 def test_flatten_that_nobody_can_carry_out_stays_requested(
