@@ -76,6 +76,7 @@ _AUTH_PHRASES: Final = (
     "subscription",
 )
 _NOT_FOUND_PHRASES: Final = ("not found", "does not exist")
+_ESCAPED_NUL: Final = rb"\u0000"
 _MAX_MESSAGE_CHARS: Final = 500  # characters of the broker's message that are kept
 
 
@@ -107,12 +108,13 @@ def success_body(response: HttpResponse, *, mutating: bool) -> object:
 
 
 def decode_json(body: bytes) -> object:
-    """Return `body` as JSON. A wrong character becomes U+FFFD and does not cost the other rows. Raises
+    """Return `body` as JSON. A wrong character, also a NUL, becomes U+FFFD and does not cost the other rows. Raises
     ValueError."""
     try:
-        return orjson.loads(body)
+        decoded = orjson.loads(body)
     except ValueError:
-        return _without_surrogates(json.loads(body.decode(errors="replace")))
+        return _storable(json.loads(body.decode(errors="replace")))
+    return _storable(decoded) if _ESCAPED_NUL in body else decoded
 
 
 def inconclusive_error(text: str, *, mutating: bool) -> BrokerError:
@@ -172,15 +174,16 @@ def _error_of(response: HttpResponse, *, mutating: bool) -> BrokerError:
             return inconclusive_error(summary, mutating=mutating)
 
 
-def _without_surrogates(value: object) -> object:
-    """Return `value` without lone surrogates, which no database and no socket accepts."""
+def _storable(value: object) -> object:
+    """Return `value` without lone surrogates and NUL, which no database accepts."""
     match value:
         case str():
-            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            return whole.replace("\x00", "\N{REPLACEMENT CHARACTER}")
         case list():
-            return [_without_surrogates(item) for item in value]
+            return [_storable(item) for item in value]
         case dict():
-            return {name: _without_surrogates(item) for name, item in value.items()}
+            return {_storable(name): _storable(item) for name, item in value.items()}
         case _:
             return value
 

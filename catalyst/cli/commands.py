@@ -7,7 +7,8 @@ import asyncio
 import getpass
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -27,18 +28,27 @@ from catalyst.cli.settings import (
 )
 from catalyst.clock import SystemClock
 from catalyst.config.settings import Settings
-from catalyst.domain.errors import ConfigInvalid, DatabaseContention, DatabaseUnavailable, UserError
+from catalyst.domain.errors import (
+    AnotherDaemonRunning,
+    CatalystError,
+    ConfigInvalid,
+    DatabaseContention,
+    DatabaseUnavailable,
+    UserError,
+)
 
 if TYPE_CHECKING:
     from catalyst.clock import Clock
     from catalyst.daemon.flatten_alone import FlattenResult
-    from catalyst.store.pool import Store
+    from catalyst.store.commands import Command
+    from catalyst.store.pool import Connection, Store
 
 ANSWER_TIMEOUT: Final = timedelta(seconds=30)
 # A flatten may take a minute, a scan of the whole market some seconds.
 LONG_ANSWER_TIMEOUT: Final = timedelta(seconds=150)
 # Commands that only reduce risk stay requested when their sender stops waiting; any other is withdrawn.
 LASTING: Final = frozenset({"halt", "flatten", "close"})
+TABLES_OF_HALT: Final = ("commands", "latches", "daemon")
 INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 ProposalId = Annotated[int, typer.Argument(metavar="ID", help="The proposal's number in `catalyst status`.")]
@@ -49,7 +59,11 @@ class CommandUnanswered(UserError):
 
 
 class NoDaemon(CommandUnanswered):
-    """No daemon is running; nothing was requested."""
+    """No daemon is running. `command_id`: the command is stored all the same, for a daemon that starts meanwhile."""
+
+    def __init__(self, message: str, command_id: int | None = None) -> None:
+        super().__init__(message)
+        self.command_id = command_id
 
 
 class DaemonRefused(UserError):
@@ -115,9 +129,12 @@ def halt(
     try:
         answer = send_command(config, "halt", {"reason": reason})
     except _database_errors() as error:
+        # The commit may have succeeded although its response was lost.
+        stored = "may not be" if isinstance(error, DatabaseUnavailable) else "is not"
         raise CommandUnanswered(
-            f"{error}. The halt is not stored; a daemon without its database makes no entries, and `catalyst flatten` "
-            "works without it"
+            f"{error}. The halt {stored} stored. A daemon that still reaches its database GOES ON entering: to stop it "
+            "use `catalyst flatten`, or send its process SIGTERM (stops as configured) or SIGUSR1 (stops, keeps the "
+            "positions)"
         ) from None
     no_daemon = "" if answer.get("daemon", True) else "no daemon is running, the next start obeys; "
     print_result(
@@ -146,13 +163,13 @@ def flatten(
         typer.confirm("Cancel every order and exit every position now?", abort=True)
     try:
         answer = send_command(config, "flatten", {}, timeout=LONG_ANSWER_TIMEOUT)
-    except NoDaemon:
-        answer = _flatten_alone(config, with_database=True)
+    except NoDaemon as absent:
+        answer = _flatten_alone(config, absent.command_id)
     except _database_errors() as error:
         typer.secho(f"catalyst: {error}; trying without the database", err=True)
-        answer = _flatten_alone(config, with_database=False)
+        answer = _flatten_alone(config, None)
     flat = bool(answer.get("flat"))
-    print_result(answer, as_json, lambda: [_flatten_line(answer)])
+    print_result(answer, as_json, lambda: [flatten_line(answer)])
     if not flat:
         raise typer.Exit(2)
 
@@ -171,36 +188,92 @@ def _database_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _flatten_alone(config: ConfigOption, *, with_database: bool) -> Mapping[str, object]:
-    """Flatten in this process. Raises ConfigInvalid when the configuration does not tell which account is meant."""
+def _flatten_alone(config: ConfigOption, command_id: int | None) -> Mapping[str, object]:
+    """Flatten in this process; without the database when the command has no row in it.
+
+    Raises ConfigInvalid when the configuration does not tell which account is meant.
+    """
     from catalyst.cli import logs
     from catalyst.daemon import flatten_alone
 
     addresses = read_addresses(config, print_problem=False)
     if addresses.account_problem is not None:
+        stays = "" if command_id is None else f"; {_describe_lasting('flatten')}"
         raise ConfigInvalid(
-            f"no daemon answers, and which account is meant is not known: {addresses.account_problem}"
+            f"no daemon answers, and which account is meant is not known: {addresses.account_problem}{stays}"
         )
     settings = addresses.settings
     clock = open_clock(settings, drive=True)  # as the daemon that does not run
     logs.configure(settings, clock, sys.stderr)
-    if not with_database:
+    if command_id is None:
         result = run_async(lambda: flatten_alone.flatten_without_database(settings, clock))
         return _alone_facts(result)
     typer.secho("no daemon is running: this command recovers and flattens itself", err=True)
-    with database_dsn(settings, create=False) as dsn:
-        return _alone_facts(run_async(lambda: _flatten_or_fall_back(settings, dsn, clock)))
+    with _exit_on_interrupt(), database_dsn(settings, create=False) as dsn:
+        return run_async(lambda: flatten_or_fall_back(settings, dsn, clock, command_id))
 
 
-async def _flatten_or_fall_back(settings: Settings, dsn: str, clock: "Clock") -> "FlattenResult":
-    """Flatten with the database; without it when it cannot be written."""
+async def flatten_or_fall_back(
+    settings: Settings,
+    dsn: str,
+    clock: "Clock",
+    command_id: int,
+    *,
+    max_wait: timedelta = LONG_ANSWER_TIMEOUT,
+) -> Mapping[str, object]:
+    """Flatten with the database, and answer the command; without the database when it cannot be written.
+
+    A daemon that has started meanwhile, or has lost its lease, gets `max_wait` to answer the command; then it is
+    signalled. A flatten that fails stays requested for the next start.
+    """
     from catalyst.daemon import flatten_alone
 
     try:
-        return await flatten_alone.flatten_with_database(settings, dsn, clock)
+        result = await flatten_alone.flatten_with_database(settings, dsn, clock)
+        if result.flat:
+            await _answer_flatten(dsn, clock, command_id)
+        return _alone_facts(result)
+    except AnotherDaemonRunning as error:
+        typer.secho(f"catalyst: {error}; waiting for its answer", err=True)
+        try:
+            answer = await _answer_of_starting_daemon(dsn, clock, command_id, max_wait)
+        except _database_errors() as lost:
+            typer.secho(f"catalyst: {lost}", err=True)
+            answer = None
+        if answer is not None:
+            return answer
     except (DatabaseUnavailable, DatabaseContention) as error:
         typer.secho(f"catalyst: {error}; trying without the database", err=True)
-        return await flatten_alone.flatten_without_database(settings, clock)
+    return _alone_facts(await flatten_alone.flatten_without_database(settings, clock))
+
+
+async def _answer_flatten(dsn: str, clock: "Clock", command_id: int) -> None:
+    """Answer the command that this process has carried out, so that no daemon repeats it."""
+    from catalyst.store import commands
+
+    try:
+        async with open_migrated_store(dsn, SystemClock()) as store, store.tx("answer_command") as conn:
+            if not (await commands.get(conn, command_id)).answered:
+                await commands.answer(conn, command_id, ok=True, result={"flat": True}, at=clock.now())
+    except CatalystError as error:
+        typer.secho(f"catalyst: {error}; the next start flattens once more", err=True)
+
+
+async def _answer_of_starting_daemon(
+    dsn: str, clock: "Clock", command_id: int, max_wait: timedelta
+) -> Mapping[str, object] | None:
+    """Return the answer of a daemon that had no lease when the command was stored; None when it has none still.
+
+    Raises CommandUnanswered when it has the lease, here or on another machine, and does not answer.
+    """
+    async with open_migrated_store(dsn, SystemClock()) as store:
+        try:
+            return await _wait_for_answer(store, "flatten", command_id, clock, _catch_interrupts(), max_wait)
+        except CommandUnanswered:
+            async with store.read() as conn:
+                if await _is_daemon_alive(conn):
+                    raise
+    return None
 
 
 def _alone_facts(result: "FlattenResult") -> Mapping[str, object]:
@@ -222,51 +295,102 @@ def send_command(
     SIGTERM or SIGHUP end the process with 128 + the signal; a command to trade is withdrawn then.
     """
     settings = read_addresses(config).settings
+    with _exit_on_interrupt(), database_dsn(settings, create=False) as dsn:
+        return run_async(lambda: insert_and_wait(settings, dsn, kind, arguments, timeout))
+
+
+@contextmanager
+def _exit_on_interrupt() -> Iterator[None]:
+    """End the process with 128 + the signal after an interrupted wait."""
     try:
-        with database_dsn(settings, create=False) as dsn:
-            return run_async(lambda: _insert_and_wait(settings, dsn, kind, arguments, timeout))
+        yield
     except CommandInterrupted as interrupted:
         typer.secho(f"catalyst: {interrupted.message}", err=True)
         raise typer.Exit(128 + interrupted.number) from None
 
 
-async def _insert_and_wait(
+async def insert_and_wait(
     settings: Settings, dsn: str, kind: str, arguments: Mapping[str, object], max_wait: timedelta
 ) -> Mapping[str, object]:
-    from catalyst.store import commands, daemon_epoch, latches, reporting_queries
+    """Store the command and return the daemon's answer; raises as `send_command` does.
+
+    A halt sets its latch with the row: no daemon may have to take it for the next start to obey. A flatten is stored
+    without a daemon too, because one that is starting or has lost its lease looks the same.
+    """
+    from catalyst.store import commands, latches
 
     market = open_clock(settings)  # for the rows' timestamps; the timeout is real time
     by = f"cli:{_user_name()}"
     interrupted = _catch_interrupts()
-    async with open_migrated_store(dsn, SystemClock()) as store:
+    async with open_migrated_store(
+        dsn, SystemClock(), tables=TABLES_OF_HALT if kind == "halt" else ()
+    ) as store:
         async with store.read() as conn:
-            account = (await daemon_epoch.current(conn)).account_id
-            alive = account is not None and await reporting_queries.is_account_locked(conn, account)
-        if not alive and kind != "halt":
-            raise NoDaemon(f"no daemon is running to {kind}: start it with `catalyst run`")
+            alive = await _is_daemon_alive(conn)
+        no_daemon = f"no daemon is running to {kind}: start it with `catalyst run`"
+        if not alive and kind not in ("halt", "flatten"):
+            raise NoDaemon(no_daemon)
         async with store.tx("command") as conn:
             command_id = await commands.put(conn, kind, arguments, by=by, at=market.now())
-            if (
-                not alive
-            ):  # the latch is obeyed before anything else, the command by a daemon that is just starting
+            if kind == "halt":
                 await latches.set_latch(
                     conn, "halt", reason=str(arguments["reason"]), by=by, at=market.now(), until=None
                 )
         if not alive:
+            if kind == "flatten":
+                raise NoDaemon(no_daemon, command_id)
             return {"halted": True, "reason": arguments["reason"], "daemon": False}
-        waiting = asyncio.create_task(commands.wait(store, command_id, max_wait=max_wait))
-        ends: set[asyncio.Future[Any]] = {waiting, interrupted}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-            fate = await _withdraw(store, kind, command_id, market)
-            raise CommandInterrupted(interrupted.result(), f"interrupted: {fate}")
-        answered = waiting.result()
-        if not answered.answered:
-            raise CommandUnanswered(
-                f"no answer after {max_wait.seconds} s: {await _withdraw(store, kind, command_id, market)}"
+        try:
+            return await _wait_for_answer(store, kind, command_id, market, interrupted, max_wait)
+        except _database_errors() as error:
+            if kind == "flatten":
+                raise  # it goes on without the database
+            fate = (
+                _describe_lasting(kind)
+                if kind in LASTING
+                else "it may be carried out: check `catalyst status`"
             )
+            raise CommandUnanswered(
+                f"{error}. The {kind} is stored, its answer cannot be read: {fate}"
+            ) from None
+
+
+async def _is_daemon_alive(conn: "Connection") -> bool:
+    """Return true while a daemon holds the lease of the database's account."""
+    from catalyst.store import daemon_epoch, reporting_queries
+
+    account = await daemon_epoch.account(conn)
+    return account is not None and await reporting_queries.is_account_locked(conn, account)
+
+
+async def _wait_for_answer(
+    store: "Store",
+    kind: str,
+    command_id: int,
+    market: "Clock",
+    interrupted: "asyncio.Future[int]",
+    max_wait: timedelta,
+) -> Mapping[str, object]:
+    from catalyst.store import commands
+
+    waiting = asyncio.create_task(commands.wait(store, command_id, max_wait=max_wait))
+    ends: set[asyncio.Future[Any]] = {waiting, interrupted}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        fate = await _withdraw(store, kind, command_id, market)
+        raise CommandInterrupted(interrupted.result(), f"interrupted: {fate}")
+    answered = waiting.result()
+    if not answered.answered:
+        raise CommandUnanswered(
+            f"no answer after {max_wait.total_seconds():g} s: {await _withdraw(store, kind, command_id, market)}"
+        )
+    return _result_of(answered)
+
+
+def _result_of(answered: "Command") -> Mapping[str, object]:
+    """Return the daemon's result. Raises DaemonRefused with its reason."""
     result = answered.result or {}
     if not answered.ok:
         raise DaemonRefused(f"the daemon refused: {result.get('error') or result}")
@@ -292,7 +416,7 @@ async def _withdraw(store: "Store", kind: str, command_id: int, market: "Clock")
     from catalyst.store import commands
 
     if kind in LASTING:
-        return f"the {kind} stays requested: the daemon, or the next one, carries it out within a day"
+        return _describe_lasting(kind)
     async with store.tx("withdraw") as conn:
         withdrawn = await commands.withdraw(
             conn,
@@ -303,6 +427,13 @@ async def _withdraw(store: "Store", kind: str, command_id: int, market: "Clock")
     if withdrawn:
         return f"the {kind} is withdrawn and will not be carried out"
     return f"the daemon has already taken the {kind}: check `catalyst status`"
+
+
+def _describe_lasting(kind: str) -> str:
+    """Return what becomes of an unanswered command that only reduces risk, for a person."""
+    if kind == "halt":
+        return "the halt stays requested: every start obeys it; a daemon that hangs may still enter: stop its process"
+    return f"the {kind} stays requested: the daemon, or the next one, carries it out within a day"
 
 
 def _user_name() -> str:
@@ -321,7 +452,7 @@ def _close_line(answer: Mapping[str, object]) -> str:
     )
 
 
-def _flatten_line(answer: Mapping[str, object]) -> str:
+def flatten_line(answer: Mapping[str, object]) -> str:
     resume = "`catalyst resume` allows entries again"
     ended = (
         "the daemon has flattened and ended; start it with `catalyst run`; "

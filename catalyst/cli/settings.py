@@ -1,7 +1,8 @@
 """Configuration, clock and database connection of the commands."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -55,8 +56,14 @@ def read_addresses(path: Path | None, *, print_problem: bool = True) -> Addresse
 
     For commands that only stop, leave or show. Raises ConfigInvalid when the database's address is what is not valid.
     """
-    chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
-    addresses = load_addresses(chosen, env_file=secrets_file())
+    try:
+        chosen = path if path is not None else CONFIG_FILE if _is_here(CONFIG_FILE) else None
+        env_file = secrets_file()
+    except ConfigInvalid as error:  # the environment may still name the database
+        hidden = str(error)
+        addresses = replace(load_addresses(path, env_file=None), problem=hidden, account_problem=hidden)
+    else:
+        addresses = load_addresses(chosen, env_file=env_file)
     if print_problem and addresses.problem is not None:
         typer.secho(
             f"catalyst: the configuration is not valid, only its addresses are used: {addresses.problem}",
@@ -193,16 +200,25 @@ def translate_connection_errors(dsn: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_migrated_store(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
-    """Yield a store with two connections. Raises DatabaseUnreachable or SchemaNotCurrent."""
-    from catalyst.store.migrate import require_current
+async def open_migrated_store(
+    dsn: str, clock: Clock, *, tables: Sequence[str] = ()
+) -> AsyncIterator["Store"]:
+    """Yield a store with two connections. Raises DatabaseUnreachable, and SchemaNotCurrent unless all `tables` exist:
+    a command that needs no more of the schema works beside a daemon of another release.
+    """
+    from catalyst.store.migrate import SchemaNotCurrent, require_current
     from catalyst.store.pool import open_store
 
     with translate_connection_errors(dsn):
         store = await open_store(dsn, clock, size=2, name="catalyst cli")
     try:
         async with store.read() as conn:
-            await require_current(conn)
+            try:
+                await require_current(conn)
+            except SchemaNotCurrent:
+                found = "SELECT count(to_regclass(name)) FROM unnest($1::text[]) AS name"
+                if not tables or await conn.fetchval(found, list(tables)) < len(tables):
+                    raise
         yield store
     finally:
         await store.close()

@@ -4,6 +4,8 @@ Database, broker, keys and trading mode are read; every other key is left at its
 valid. The daemon never starts with such settings.
 """
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +21,17 @@ from catalyst.domain.errors import ConfigInvalid
 from catalyst.domain.secret_mask import add_secrets, url_secrets
 
 SECTIONS: Final = ("trading", "broker", "database")
+# Keys that decide the account, the database, and the lock that keeps two processes apart.
+ADDRESS_KEYS: Final = frozenset(
+    {
+        "trading.mode",
+        "trading.account_number",
+        "broker.simulator",
+        "database.data_dir",
+        "database.spool",
+        "database.proofs",
+    }
+)
 MAX_REPAIRS: Final = 50  # lines or keys that are left out
 # Variables that decide which account is traded.
 ACCOUNT_VARIABLES: Final = frozenset(
@@ -39,26 +52,43 @@ class Addresses:
 def load_addresses(path: Path | None, *, env_file: Path | None) -> Addresses:
     """Return the settings of a valid configuration, or the addresses of an invalid one.
 
-    Raises ConfigInvalid when the address of the database is what is not valid.
+    Raises ConfigInvalid when nobody knows the database: DATABASE_URL, or without it database.data_dir, is not valid.
     """
     try:
         return Addresses(load(path, env_file=env_file))
     except ConfigInvalid as error:
         problem = str(error)
-    if "database" in problem.lower() or (path is not None and not path.exists()):
+    if path is not None and not _exists(path):
         raise ConfigInvalid(problem)
+    unreadable = env_file is not None and not os.access(env_file, os.R_OK)
+    if unreadable:
+        env_file = None
     env, invalid_names = _valid_environment(env_file)
     if "database_url" in invalid_names or _has_lost_address(env_file, env):
         raise ConfigInvalid(problem)
-    config = _valid_sections(path)
-    invalid = sorted(name.upper() for name in invalid_names & ACCOUNT_VARIABLES)
-    account_problem = f"{', '.join(invalid)} is not valid" if invalid else None
+    config, lost = _valid_sections(path)
+    if env.database_url is None and (unreadable or _is_database_lost(lost)):
+        raise ConfigInvalid(problem)
+    invalid = sorted(name.upper() for name in invalid_names & ACCOUNT_VARIABLES) + sorted(lost)
+    account_problem = (
+        f"{', '.join(invalid)} is not valid: correct it and repeat the command" if invalid else None
+    )
+    if unreadable:
+        account_problem = problem
     try:
         mode = decide_mode(config, env, [])
     except ConfigInvalid as error:
         mode, account_problem = Mode.SIM, account_problem or str(error)
     settings = Settings(config, env, mode, SessionMode.SUPERVISED, (), path, env_file)
     return Addresses(settings, problem, account_problem)
+
+
+def _exists(path: Path) -> bool:
+    """Return true when the file exists, or nobody can tell because its folder cannot be searched."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def _valid_environment(env_file: Path | None) -> tuple[Environment, set[str]]:
@@ -90,25 +120,53 @@ def _has_lost_address(env_file: Path | None, env: Environment) -> bool:
     )
 
 
-def _valid_sections(path: Path | None) -> Config:
-    """Return the valid keys of SECTIONS; a line that is not YAML and a key that is not valid are left out."""
-    tree = {} if path is None else _readable_tree(path)
+def _is_database_lost(lost: set[str]) -> bool:
+    """Return true when a lost key may have named the folder of the embedded database."""
+    return any(name.partition(".")[0] == "database" for name in lost - {"database.spool", "database.proofs"})
+
+
+def _valid_sections(path: Path | None) -> tuple[Config, set[str]]:
+    """Return the valid keys of SECTIONS, and the lost ones: addresses that are not valid, and keys that nobody knows.
+
+    A default in the place of a lost key may be another account, or a lock that the daemon does not hold.
+    """
+    if path is None:
+        return Config(), set()
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except OSError:
+        return Config(), set(ADDRESS_KEYS)
+    tree = _readable_tree(text)
+    lost = _lost_lines(text, tree)
+    lost |= {name for name in SECTIONS if not isinstance(tree.get(name), dict | None)}
     sections = {name: tree[name] for name in SECTIONS if isinstance(tree.get(name), dict)}
     for _ in range(MAX_REPAIRS):
         try:
-            return Config.model_validate(sections)
+            return Config.model_validate(sections), lost
         except ValidationError as error:
             for fault in error.errors():
                 section, *key = fault["loc"]
                 sections.get(str(section), {}).pop(str(key[0]) if key else "", None)
-    return Config()
+                name = ".".join(map(str, fault["loc"][:2]))
+                if name in ADDRESS_KEYS or fault["type"] == "extra_forbidden":
+                    lost.add(name)
+    return Config(), set(ADDRESS_KEYS)
 
 
-def _readable_tree(path: Path) -> dict[str, Any]:
-    try:
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
+def _lost_lines(text: str, tree: dict[str, Any]) -> set[str]:
+    """Return the ADDRESS_KEYS that the text names more often than a known section of the tree has them."""
+    written = "\n".join(line.partition("#")[0] for line in text.splitlines())
+    sections = [tree[name] for name in Config.model_fields if isinstance(tree.get(name), dict)]
+    return {
+        name
+        for name in ADDRESS_KEYS
+        if len(re.findall(rf"\b{(key := name.partition('.')[2])}\b[\"']?\s*:", written))
+        > sum(key in section for section in sections)
+    }
+
+
+def _readable_tree(text: str) -> dict[str, Any]:
+    lines = text.splitlines()
     for _ in range(MAX_REPAIRS):
         try:
             tree = yaml.load("\n".join(lines), PlainLoader)  # noqa: S506 - a stricter SafeLoader

@@ -121,6 +121,12 @@ async def current(conn: Connection) -> DaemonRow:
     return DaemonRow(**record)
 
 
+async def account(conn: Connection) -> str | None:
+    """Return the account that this database belongs to; None before the first run. Works on any release's schema."""
+    account_id: str | None = await conn.fetchval("SELECT account_id FROM daemon")
+    return account_id
+
+
 async def runs_since(conn: Connection, since: datetime) -> int:
     """Return how many runs have begun after `since`, this one included."""
     count: int = await conn.fetchval("SELECT count(*) FROM daemon_runs WHERE started_at > $1", since)

@@ -138,6 +138,18 @@ def test_amount_keeps_the_digits_of_text_and_number(price: Decimal) -> None:
     assert parse.amount({"p": number}, "p") == price
 
 
+@pytest.mark.parametrize("wrong", [rb"\u0000", rb"\ud800", rb"\u0000\udfff"])
+def test_rejection_text_holds_only_what_the_database_stores(wrong: bytes) -> None:
+    """A NUL or a lone surrogate in any text of the broker becomes U+FFFD: one such text must not cost the whole
+    statement that writes the reports."""
+    body = json.dumps(order_json(reject_reason="no @ no") | {"name @": ["@"]}).encode()
+    report = parse.order_report(decode_json(body.replace(b"@", wrong)), _check_reason)
+    stored = json.dumps(report.raw, ensure_ascii=False)
+    assert "\x00" not in stored
+    assert "\\u0000" not in stored
+    assert str(report.raw["reject_reason"]).encode().count("\ufffd".encode()) == wrong.count(b"u")
+
+
 @given(
     st.datetimes(
         min_value=datetime(2000, 1, 1),  # noqa: DTZ001 - the zone is drawn beside it

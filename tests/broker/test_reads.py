@@ -294,8 +294,12 @@ async def test_order_keeps_its_valid_legs_beside_a_malformed_one(
 
 
 async def test_order_list_replaces_invalid_characters(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """A lone surrogate or an invalid UTF-8 byte becomes U+FFFD."""
+    """A lone surrogate, a NUL or an invalid UTF-8 byte becomes U+FFFD."""
     raw = orjson.dumps([order_json("cat-@", id="one"), order_json("cat-2", id="two")])
+    server.on(
+        "GET", "/v2/orders", server.raw_reply(raw.replace(b"cat-@", rb"cat-\u0000"), 200, "application/json")
+    )
+    assert [order.client_order_id for order in await broker.orders(status="all")] == ["cat-\ufffd", "cat-2"]
     server.on(
         "GET", "/v2/orders", server.raw_reply(raw.replace(b"cat-@", rb"cat-\ud800"), 200, "application/json")
     )

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,9 @@ import asyncpg
 import pytest
 from cli.shell import TIMEOUT_S, Shell
 
+from catalyst.cli.commands import flatten_line
 from catalyst.clock import ScaledClock
+from catalyst.daemon.exits.flat_proof import FlatProof
 from catalyst.store.account_lock import lock_key
 
 BROKEN_CONFIG = "risk: {max_positons: 3}\ntrading: {mode: sim}\n  this is: [no YAML\nbroker: {simulator: 'http://127.0.0.1:9'}\n"
@@ -47,6 +50,45 @@ def test_halt_without_a_daemon_leaves_a_latch_and_a_command(
     assert "start it with `catalyst run`" in traded_shell.run("resume").stderr
 
 
+def test_halt_beside_a_daemon_of_another_release_is_stored(
+    traded_shell: Shell, postgres: Any, database: str
+) -> None:
+    """With a migration that this program does not know, a halt is stored; without the database, the text says that a
+    daemon goes on, and what stops it."""
+    sql = "INSERT INTO schema_migrations (name, checksum, applied_at) VALUES ('9999_newer', 'x', now())"
+    query(postgres, database, sql)
+    completed = traded_shell.run("halt", "--reason", "lunch")
+    assert completed.returncode == 0, completed.stderr
+    [latch] = query(postgres, database, "SELECT name, reason FROM latches WHERE cleared_at IS NULL")
+    assert latch == {"name": "halt", "reason": "lunch"}
+    assert "install that release" in traded_shell.run("resume").stderr
+    lost = traded_shell.run("halt", DATABASE_URL="postgresql://trader@127.0.0.1:1/books")
+    assert lost.returncode == 1
+    assert "is not stored. A daemon that still reaches its database GOES ON entering" in lost.stderr
+    assert "use `catalyst flatten`, or send its process SIGTERM" in lost.stderr
+
+
+def test_flatten_names_why_it_is_not_proven() -> None:
+    """The line of a flatten that is not proven holds the daemon's reason, in the daemon's own key."""
+    proof_field = "unproven_reason"
+    assert proof_field in {field.name for field in fields(FlatProof)} | set(dir(FlatProof))
+    line = flatten_line(
+        {"flat": False, "market_open": True, "held": ["20 AAPL"], proof_field: "20 AAPL remain"}
+    )
+    assert line.startswith("NOT proven flat: 20 AAPL remain; ")
+
+
+def test_flatten_that_nobody_can_carry_out_stays_requested(
+    traded_shell: Shell, postgres: Any, database: str
+) -> None:
+    """Without a daemon and a known account, the flatten has its row: a daemon that is starting takes it."""
+    completed = traded_shell.run("flatten", "--yes", TRADING_MODE="papre")
+    assert completed.returncode == 78, completed.stderr
+    assert "the flatten stays requested: the daemon, or the next one, carries it out" in completed.stderr
+    rows = query(postgres, database, "SELECT kind FROM commands WHERE answered_at IS NULL")
+    assert [row["kind"] for row in rows] == ["flatten"]
+
+
 @pytest.mark.parametrize("command", ["status", "doctor"])
 def test_showing_commands_need_no_valid_configuration(traded_shell: Shell, command: str) -> None:
     """With a broken config.yaml and a broken variable, status and doctor show the database's facts and the error."""
@@ -80,6 +122,7 @@ def test_flatten_without_daemon_and_database_says_what_to_do(shell: Shell) -> No
         (("scan", "--trade"), signal.SIGTERM, True),
         (("approve", "1"), signal.SIGHUP, True),
         (("flatten", "--yes"), signal.SIGTERM, False),
+        (("halt",), signal.SIGTERM, False),
     ],
 )
 def test_interrupted_command_to_trade_is_withdrawn(
@@ -90,7 +133,8 @@ def test_interrupted_command_to_trade_is_withdrawn(
     number: signal.Signals,
     withdrawn: bool,
 ) -> None:
-    """A command whose sender is interrupted before a daemon takes it is withdrawn; one that only sells stays."""
+    """A command whose sender is interrupted before a daemon takes it is withdrawn; one that only sells or stops stays,
+    and a halt has its latch already: the daemon may hang for ever."""
     [daemon] = query(postgres, database, "SELECT account_id FROM daemon")
 
     async def interrupt() -> None:
@@ -113,5 +157,7 @@ def test_interrupted_command_to_trade_is_withdrawn(
         postgres, database, "SELECT answered_at, result FROM commands ORDER BY command_id DESC LIMIT 1"
     )
     assert (command["answered_at"] is not None) is withdrawn
+    latches = query(postgres, database, "SELECT name FROM latches WHERE cleared_at IS NULL")
+    assert [latch["name"] for latch in latches] == (["halt"] if arguments == ("halt",) else [])
     log = traded_shell.log("command")
     assert ("is withdrawn" if withdrawn else "stays requested") in log

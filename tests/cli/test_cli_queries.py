@@ -1,7 +1,5 @@
 """Every command that reads the database: its facts as JSON, and its text for people."""
 
-import json
-
 import pytest
 from cli.shell import Shell
 from report.traded_day import CYCLE
@@ -102,7 +100,6 @@ def test_query_command_prints_plain_text_without_json_option(
         (("candidates", "--cycle", "x"), "there is no cycle x"),
         (("positions", "--status", "half"), "use open, closed or all"),
         (("approve", "1"), "no daemon is running"),
-        (("halt",), "no daemon is running"),
     ],
 )
 def test_command_with_wrong_argument_fails_in_one_sentence(
@@ -110,10 +107,3 @@ def test_command_with_wrong_argument_fails_in_one_sentence(
 ) -> None:
     """A wrong argument gives one sentence, exit code 1 and no traceback."""
     assert message in traded_shell.error_output(*arguments)
-
-
-def test_flatten_command_leaves_no_latch_without_daemon(traded_shell: Shell) -> None:
-    """A refused command leaves no row for a daemon that starts later."""
-    traded_shell.error_output("flatten", "--yes")
-    completed = traded_shell.run("status", "--json")
-    assert json.loads(completed.stdout)["latches"] == []

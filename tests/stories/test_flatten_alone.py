@@ -3,11 +3,14 @@
 import asyncio
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 
+from catalyst.cli.commands import flatten_or_fall_back
 from catalyst.daemon import flatten_alone
 from catalyst.daemon.flatten_alone import FlattenResult
 from catalyst.daemon.shutdown import ExitCode, stop_on_signals
+from catalyst.daemon.trading_state.host_lock import HostLock
 from tests.stories.scenario import Scenario, open_scenario
 
 
@@ -47,6 +50,52 @@ async def test_flatten_without_a_daemon_sells_and_latches(database: str) -> None
         assert await scenario.conn.fetchval("SELECT bool_and(flat) FROM flat_proofs")
         await assert_latched_until_resume(scenario)
         await scenario.assert_consistent()
+
+
+async def test_flatten_beside_a_starting_daemon_is_carried_out_by_it(database: str) -> None:
+    """Given a daemon that holds the lock of the machine and no lease yet, a flatten waits for it; a flatten that this
+    process carries out is answered, so that the next start does not repeat it."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        name = scenario.settings.account_name(await scenario.conn.fetchval("SELECT account_id FROM daemon"))
+        starting = HostLock.acquire(scenario.settings.spool_dir, name, "process 1, since 14:00:00 UTC")
+        task = await start_flatten_by_cli(scenario)
+        listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%catalyst_answers%'"
+        while not await scenario.conn.fetchval(listening):
+            assert not task.done(), task
+            await scenario.advance(seconds=0.1)
+        starting.release()
+        await scenario.start()
+        while not task.done():
+            await scenario.advance(seconds=1)
+        assert (task.result()["flat"], scenario.held_qty("AAPL")) == (True, 0)
+        assert await unanswered_commands(scenario) == 0
+        await scenario.crash()
+        await assert_latched_until_resume(scenario)
+        await scenario.crash()
+        task = await start_flatten_by_cli(scenario)
+        while not task.done():
+            await scenario.advance(seconds=1)
+        assert (task.result()["flat"], await unanswered_commands(scenario)) == (True, 0)
+
+
+async def start_flatten_by_cli(scenario: Scenario) -> "asyncio.Task[Mapping[str, object]]":
+    """Store the row of a flatten and begin to carry it out as `catalyst flatten` does."""
+    command_id = await scenario.conn.fetchval(
+        "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
+        " VALUES ('flatten', '{}', $1, 'trader') RETURNING command_id",
+        scenario.clock.now(),
+    )
+    return asyncio.create_task(
+        flatten_or_fall_back(scenario.settings, scenario.dsn, scenario.clock, command_id)
+    )
+
+
+async def unanswered_commands(scenario: Scenario) -> int:
+    """Return how many commands have no answer."""
+    count: int = await scenario.conn.fetchval("SELECT count(*) FROM commands WHERE answered_at IS NULL")
+    return count
 
 
 async def test_flatten_without_a_database_sells_what_our_orders_bought(database: str) -> None:

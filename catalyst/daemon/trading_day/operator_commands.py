@@ -114,7 +114,10 @@ class OperatorCommands:
         return True
 
     def _is_too_old(self, command: Command) -> bool:
-        """Return true when the life of the command is over: its sender has stopped waiting long ago."""
+        """Return true when the life of the command is over: its sender has stopped waiting long ago. A halt has no
+        end but `resume`."""
+        if command.kind == "halt":
+            return False
         life = LIFE_OF_RISK_REDUCING if command.kind in RISK_REDUCING else LIFE * max(1.0, self.clock.speed)
         return self.clock.now() - command.requested_at >= life
 
