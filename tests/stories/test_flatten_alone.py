@@ -3,11 +3,19 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from catalyst.daemon import flatten_alone
 from catalyst.daemon.flatten_alone import FlattenResult
 from catalyst.daemon.shutdown import ExitCode, stop_on_signals
+from catalyst.domain.errors import UserError
 from tests.stories.scenario import Scenario, open_scenario
 
 
@@ -18,6 +26,24 @@ async def advance_until_done(scenario: Scenario, task: "asyncio.Task[FlattenResu
             return task.result()
         await scenario.advance(seconds=1)
     raise AssertionError("the flatten does not end")
+
+
+@contextmanager
+def lock_held(folder: Path, owner: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a process that holds the lock of the account under this text and has no handler for any signal."""
+    [path] = folder.glob("*.lock")
+    script = (
+        "import os, pathlib, sys; from catalyst.daemon.trading_state.host_lock import HostLock;"
+        "owner = sys.argv[3].format(pid=os.getpid());"
+        "lock = HostLock.acquire(pathlib.Path(sys.argv[1]), sys.argv[2], owner);"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(folder), path.stem, owner]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"locked\n"
+        yield child
+        child.kill()
 
 
 async def assert_latched_until_resume(scenario: Scenario) -> None:
@@ -84,3 +110,41 @@ async def test_flatten_without_a_database_signals_a_living_daemon(database: str)
         assert (result.flat, result.daemon_ended, scenario.held_qty("AAPL")) == (True, True, 0)
         await assert_latched_until_resume(scenario)
         await scenario.assert_consistent()
+
+
+async def test_second_flatten_leaves_the_first_alone_and_a_dead_daemon_is_replaced(database: str) -> None:
+    """Given a flatten that holds the lock, a second one is refused and signals nobody. Given a daemon without a signal
+    handler, the flatten ends it, takes the lock and sells itself."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        folder = scenario.settings.spool_dir
+        with lock_held(folder, "catalyst flatten, process {pid}, since 14:00:00 UTC") as first:
+            with pytest.raises(UserError, match="a flatten already runs"):
+                await flatten_alone.flatten_without_database(scenario.settings, scenario.clock)
+            assert first.poll() is None
+        assert scenario.held_qty("AAPL") == 20
+        with lock_held(folder, "process {pid}, since 14:00:00 UTC") as daemon:
+            task = asyncio.create_task(
+                flatten_alone.flatten_without_database(scenario.settings, scenario.clock)
+            )
+            while not list(folder.glob("*.spool")):
+                await scenario.advance(seconds=0.1)
+            assert daemon.wait(5) == -signal.SIGTERM
+            result = await advance_until_done(scenario, task)
+        assert (result.flat, result.daemon_ended, scenario.held_qty("AAPL")) == (True, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "proven"),
+    [
+        ({"requested_by": "catalyst flatten", "flat": True, "proven": True}, True),
+        ({"requested_by": "catalyst flatten", "flat": True, "proven": False}, False),
+        ({"by": "catalyst flatten", "flat": True}, True),
+        ({"requested_by": "SIGTERM", "flat": True, "proven": True}, False),
+        ({}, False),
+    ],
+)
+def test_proof_counts_when_this_flatten_asked_for_it(facts: dict[str, object], proven: bool) -> None:
+    """A proof that the database contradicts, or of another request, does not prove this flatten."""
+    assert flatten_alone.proves_our_flatten(facts) is proven
