@@ -26,8 +26,8 @@ from catalyst.daemon import app
 from catalyst.daemon.exits.flatten import FLATTEN_LATCH
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.open_requests import OpenRequests
-from catalyst.daemon.outage.exits import OutageExit
-from catalyst.daemon.outage.protection import OutageProtection
+from catalyst.daemon.outage.exits import OutageExit, OutageFlatResult
+from catalyst.daemon.outage.protection import OutageProtection, OvernightStops
 from catalyst.daemon.outage.spool import Spool
 from catalyst.daemon.shutdown import PROTECT_REST_TIMEOUT, ExitCode
 from catalyst.daemon.startup import check_account
@@ -52,6 +52,7 @@ log = structlog.get_logger()
 BY: Final = "catalyst flatten"
 BROKER_TIMEOUT: Final = timedelta(seconds=30)  # for the first answer of the broker
 RETRY_PAUSE: Final = timedelta(seconds=2)
+CLOSED_TIMEOUT: Final = timedelta(seconds=15)  # while nothing can be sold
 FLATTEN_TIMEOUT: Final = timedelta(seconds=60)
 # Shares are ours by our orders at the broker; nothing else is known without the database.
 ORDER_LOOKBACK: Final = timedelta(days=14)
@@ -120,6 +121,7 @@ async def _flatten_by_broker(
         clock,
         installation,
         order_lookback=ORDER_LOOKBACK,
+        without_rows=True,
     )
     session = await session_of_today(broker, clock)
     market_open = session is not None and session.phase(clock.now()) is Phase.OPEN
@@ -127,23 +129,36 @@ async def _flatten_by_broker(
         latch=FLATTEN_LATCH,
         reason=f"{CloseReason.MANUAL}: {BY} without the database",
         by=BY,
-        within=FLATTEN_TIMEOUT if market_open else RETRY_PAUSE,
+        within=FLATTEN_TIMEOUT if market_open else CLOSED_TIMEOUT,
         market_open=market_open,
     )
     if left.flat:
         return FlattenResult(flat=True)
-    if market_open:
-        protection = OutageProtection(outage_exit, clock, CurrentConfig(settings.config))
-        await protection.protect_overnight(PROTECT_REST_TIMEOUT)
-    counts = f"{left.positions} positions and {left.orders} orders remain at the broker"
-    waits = (
-        ""
-        if market_open
-        else "; the market is closed: they keep their stops, and the next start sells them at the open"
+    protection = OutageProtection(outage_exit, clock, CurrentConfig(settings.config))
+    stops = await protection.protect_overnight(PROTECT_REST_TIMEOUT)
+    log.critical("flatten_not_proven", stops=str(stops), broker_orders=left.orders)
+    return FlattenResult(flat=False, remains=remains_of(left, stops, market_open=market_open))
+
+
+def remains_of(left: OutageFlatResult, stops: OvernightStops, *, market_open: bool) -> str:
+    """Return what is known of the shares left and their stops, for a person."""
+    if left.orders is None or not stops.is_read:
+        return "the broker could not be read: what remains, and under which stops, is not known"
+    parts = [f"{left.positions} positions and {left.orders} orders of Catalyst were left at the broker"]
+    left_stop = (
+        "no fill of the last two weeks explains the shares: the stop stays, sell in the broker's own app"
     )
-    return FlattenResult(
-        flat=False, remains=("the broker could not be read" if left.orders is None else counts) + waits
-    )
+    for symbols, state in (
+        (stops.lasting, "under a good-till-cancelled stop"),
+        (stops.ending, "under a day order, which ends with the session: set a stop in the broker's own app"),
+        (stops.missing, "WITHOUT A STOP: set one in the broker's own app"),
+        (stops.unexplained, f"held with a working order of Catalyst, but {left_stop}"),
+    ):
+        if symbols:
+            parts.append(f"{', '.join(sorted(symbols))} {state}")
+    if not market_open:
+        parts.append("the market is closed: nothing was sold, the next start sells at the open")
+    return "; ".join(parts)
 
 
 def _ignore_interrupts() -> None:

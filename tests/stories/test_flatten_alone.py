@@ -16,7 +16,10 @@ from catalyst.daemon import flatten_alone
 from catalyst.daemon.flatten_alone import FlattenResult
 from catalyst.daemon.shutdown import ExitCode, stop_on_signals
 from catalyst.domain.errors import UserError
+from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME
+from tests.simulator.manual_feed import at
 from tests.stories.scenario import Scenario, open_scenario
+from tests.stories.test_operator_actions import order_by_hand
 
 
 async def advance_until_done(scenario: Scenario, task: "asyncio.Task[FlattenResult]") -> FlattenResult:
@@ -133,6 +136,46 @@ async def test_second_flatten_leaves_the_first_alone_and_a_dead_daemon_is_replac
             assert daemon.wait(5) == -signal.SIGTERM
             result = await advance_until_done(scenario, task)
         assert (result.flat, result.daemon_ended, scenario.held_qty("AAPL")) == (True, True, 0)
+
+
+async def test_flatten_without_a_database_keeps_a_persons_shares_and_stops(database: str) -> None:
+    """Given our shares, and shares of a person in the same symbol under their own stop, while the calendar cannot be
+    read, a flatten sells ours alone, and says flat when no request of a dead daemon can arrive any more."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        await order_by_hand(scenario, "AAPL", "buy", 30)
+        await scenario.advance(seconds=1)
+        terms = {"type": "stop", "stop_price": "150", "time_in_force": "gtc"}
+        stop = await order_by_hand(scenario, "AAPL", "sell", 30, **terms)
+        await scenario.inject_fault("status_before", route="/v2/calendar", status=503, count=0)
+        task = asyncio.create_task(flatten_alone.flatten_without_database(scenario.settings, scenario.clock))
+        began = scenario.clock.now()
+        result = await advance_until_done(scenario, task)
+        assert (result.flat, int(scenario.held_qty("AAPL"))) == (True, 30)
+        assert [order.id for order in scenario.server.exchange.state.order_store.live()] == [stop]
+        assert scenario.clock.now() - began >= MAX_IN_FLIGHT_TIME
+
+
+async def test_flatten_after_the_close_leaves_shares_under_a_lasting_stop(database: str) -> None:
+    """Given shares whose day orders ended at the close, a flatten sells nothing, places a stop that stays, and says
+    so."""
+    async with open_scenario(database, now=at("15:45")) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        await scenario.advance(minutes=16)
+        for order in list(scenario.server.exchange.state.order_store.live()):
+            await scenario.admin("cancel", {"id": order.id})
+        scenario.server.exchange.confirm_cancels()
+        task = asyncio.create_task(flatten_alone.flatten_without_database(scenario.settings, scenario.clock))
+        result = await advance_until_done(scenario, task)
+        assert (result.flat, int(scenario.held_qty("AAPL"))) == (False, 20)
+        assert "AAPL under a good-till-cancelled stop; the market is closed" in result.remains
+        live = scenario.server.exchange.state.order_store.live()
+        assert {(str(order.type), str(order.time_in_force), int(order.qty)) for order in live} == {
+            ("limit", "gtc", 20),
+            ("stop", "gtc", 20),
+        }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""Outage snapshot: one read of the broker, from which the outage exit and the outage protection decide."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from catalyst.domain.own_shares import own_net
+from catalyst.domain.position import whole_shares
+from catalyst.domain.report import OrderReport, PositionReport, is_working_report
+
+
+@dataclass(frozen=True, slots=True)
+class OutageSnapshot:
+    """One read of the broker: its orders of the last day and its open positions by symbol.
+
+    Orders of another Catalyst on the account are left out: they are neither counted nor cancelled.
+    `orders` holds parents and legs, `top_level_orders` only parents.
+    """
+
+    orders: tuple[OrderReport, ...]
+    top_level_orders: tuple[OrderReport, ...]
+    positions: dict[str, PositionReport]
+    unreadable_rows: int = 0  # with one, nothing is proven flat
+    own_ids: frozenset[str] = frozenset()  # broker ids of our orders
+    only_own: bool = False  # orders that are not ours do not count
+
+    @property
+    def counted_parents(self) -> Sequence[OrderReport]:
+        if not self.only_own:
+            return self.top_level_orders
+        return [order for order in self.top_level_orders if order.broker_id in self.own_ids]
+
+    def own_net(self, symbol: str) -> Decimal:
+        return whole_shares(own_net(self.orders_of(symbol), self.own_ids))
+
+    def orders_of(self, symbol: str) -> list[OrderReport]:
+        return [order for order in self.orders if order.symbol == symbol]
+
+    def working_orders(self, symbol: str, *, all_orders: bool = False) -> list[OrderReport]:
+        """Return the orders to cancel: working parents, and the working legs of other parents.
+
+        A leg ends with its working parent. `all_orders`: also those that do not count.
+        """
+        working: list[OrderReport] = []
+        for parent in self.top_level_orders if all_orders else self.counted_parents:
+            if parent.symbol == symbol:
+                working += (
+                    [parent]
+                    if is_working_report(parent)
+                    else [leg for leg in parent.legs if is_working_report(leg)]
+                )
+        return working
