@@ -26,8 +26,18 @@ from catalyst.cli.settings import (
     run_async,
 )
 from catalyst.clock import SystemClock
+from catalyst.concurrency import leaf_errors
 from catalyst.config.settings import Settings
-from catalyst.domain.errors import ConfigInvalid, DatabaseContention, DatabaseUnavailable, UserError
+from catalyst.domain.errors import (
+    AnotherDaemonRunning,
+    BrokerError,
+    CatalystError,
+    ConfigInvalid,
+    DatabaseContention,
+    DatabaseUnavailable,
+    UserError,
+    WrongAccount,
+)
 
 if TYPE_CHECKING:
     from catalyst.clock import Clock
@@ -193,14 +203,27 @@ def _flatten_alone(config: ConfigOption, *, with_database: bool) -> Mapping[str,
 
 
 async def _flatten_or_fall_back(settings: Settings, dsn: str, clock: "Clock") -> "FlattenResult":
-    """Flatten with the database; without it when it cannot be written."""
+    """Flatten with the database; without it when that fails, whatever failed, unless the broker or the account do."""
     from catalyst.daemon import flatten_alone
 
     try:
         return await flatten_alone.flatten_with_database(settings, dsn, clock)
-    except (DatabaseUnavailable, DatabaseContention) as error:
+    except (CatalystError, ExceptionGroup, OSError, *_defects(), *_database_errors()) as error:
+        for cause in leaf_errors(error):
+            if isinstance(cause, AnotherDaemonRunning | WrongAccount | BrokerError):
+                raise cause from None
         typer.secho(f"catalyst: {error}; trying without the database", err=True)
         return await flatten_alone.flatten_without_database(settings, clock)
+
+
+def _defects() -> tuple[type[Exception], ...]:
+    """Return the errors of a defect of ours or of the driver: shares must not stay because of one."""
+    from asyncpg import InterfaceError, PostgresError
+
+    return (
+        ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
+        InterfaceError, PostgresError,
+    )  # fmt: skip
 
 
 def _alone_facts(result: "FlattenResult") -> Mapping[str, object]:
