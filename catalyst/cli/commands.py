@@ -217,12 +217,9 @@ async def _flatten_or_fall_back(settings: Settings, dsn: str, clock: "Clock") ->
 
 
 def _defects() -> tuple[type[Exception], ...]:
-    """Return the errors of a defect of ours or of the driver: shares must not stay because of one."""
-    from asyncpg import InterfaceError, PostgresError
-
+    """Return the errors of a defect of ours: shares must not stay because of one."""
     return (
         ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
-        InterfaceError, PostgresError,
     )  # fmt: skip
 
 

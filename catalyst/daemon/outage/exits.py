@@ -25,7 +25,7 @@ from catalyst.domain.errors import BrokerError, DuplicateOrder, NotFound, OrderR
 from catalyst.domain.ids import client_order_id, is_of_another_catalyst, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, side_for
 from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME, NotFoundCount, may_still_arrive
-from catalyst.domain.own_shares import orders_that_reserve, own_entries
+from catalyst.domain.own_shares import own_entries
 from catalyst.domain.position import whole_shares
 from catalyst.domain.report import (
     Listing,
@@ -352,7 +352,7 @@ class OutageExit:
         ):
             return  # the broker accepted an order that its list does not show yet
         quantity = self.exit_quantity(snapshot, held)
-        others = self._others_that_reserve(snapshot, held, quantity) if self.without_rows else []
+        others = snapshot.others_that_reserve(held, quantity) if self.without_rows else []
         for order in others:
             await self.cancel(order)
         if quantity > 0 and not others:
@@ -365,14 +365,6 @@ class OutageExit:
         if held is None:
             return not snapshot.own_net(symbol)
         return market_open and self.exit_quantity(snapshot, held) > 0
-
-    def _others_that_reserve(
-        self, snapshot: OutageSnapshot, held: PositionReport, quantity: Decimal
-    ) -> list[OrderReport]:
-        side = Side.SELL if held.quantity > 0 else Side.BUY
-        working = snapshot.working_orders(held.symbol, all_orders=True)
-        exits = [order for order in working if order.side is side]
-        return orders_that_reserve(quantity, abs(held.quantity), exits, snapshot.own_ids)
 
     async def cancel(self, order: OrderReport) -> None:
         """Write a spool entry and request the cancel of one order, at most once every CANCEL_RETRY_AFTER."""

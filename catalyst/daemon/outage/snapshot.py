@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from catalyst.domain.own_shares import own_net
+from catalyst.domain.order import Side
+from catalyst.domain.own_shares import orders_that_reserve, own_net
 from catalyst.domain.position import whole_shares
 from catalyst.domain.report import OrderReport, PositionReport, is_working_report
 
@@ -50,3 +51,10 @@ class OutageSnapshot:
                     else [leg for leg in parent.legs if is_working_report(leg)]
                 )
         return working
+
+    def others_that_reserve(self, held: PositionReport, quantity: Decimal) -> list[OrderReport]:
+        """Return the orders of others to cancel so that `quantity` of the shares held can be sold."""
+        side = Side.SELL if held.quantity > 0 else Side.BUY
+        working = self.working_orders(held.symbol, all_orders=True)
+        exits = [order for order in working if order.side is side]
+        return orders_that_reserve(quantity, abs(held.quantity), exits, self.own_ids)
