@@ -18,7 +18,7 @@ from catalyst.clock import Clock, TurnsLock
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.open_requests import OpenRequests
-from catalyst.daemon.outage.snapshot import OutageSnapshot
+from catalyst.daemon.outage.snapshot import OutageSnapshot, read_orders
 from catalyst.daemon.outage.spool import Spool, SpoolEntryKind
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DuplicateOrder, NotFound, OrderRejected
@@ -28,7 +28,6 @@ from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME, NotFoundCount, may_still
 from catalyst.domain.own_shares import own_entries
 from catalyst.domain.position import whole_shares
 from catalyst.domain.report import (
-    Listing,
     OrderReport,
     OrderRequest,
     PositionReport,
@@ -225,7 +224,8 @@ class OutageExit:
     async def read_broker(self) -> OutageSnapshot | None:
         """Read the broker's orders and positions; None when either read fails."""
         try:
-            all_parents = await self._read_orders()
+            after = self.clock.now() - self.order_lookback
+            all_parents = await read_orders(self.broker, after, with_older=self.without_rows)
             positions = await self.broker.positions(priority=Priority.EXIT)
         except BrokerError as error:
             log.warning("broker_read_failed", error=str(error))
@@ -248,17 +248,6 @@ class OutageExit:
             own_ids,
             only_own=self.without_rows,
         )
-
-    async def _read_orders(self) -> Listing[OrderReport]:
-        """Read the orders of the lookback; without rows also every older one that still works."""
-        after = self.clock.now() - self.order_lookback
-        if not self.without_rows:
-            return await self.broker.orders(status="all", after=after, priority=Priority.EXIT)
-        working = await self.broker.orders(status="open", priority=Priority.EXIT)
-        recent = await self.broker.orders(status="all", after=after, priority=Priority.EXIT)
-        shown = {order.broker_id for parent in recent for order in (parent, *parent.legs)}
-        older = [order for order in working if order.broker_id not in shown]
-        return Listing([*older, *recent], working.unreadable_rows + recent.unreadable_rows)
 
     def is_own(self, order: OrderReport) -> bool:
         """Return true when the order has an id of this installation, or one of a working order of the database."""
@@ -305,7 +294,7 @@ class OutageExit:
             if row.symbol not in symbols or row.client_order_id in shown_ids:
                 continue
             since_sent = self.clock.now() - (row.last_attempt_at or row.created_at)
-            found = await self._is_at_broker(row)
+            found = await _is_at_broker(self.broker, row)
             may_arrive = may_still_arrive(since_sent, in_flight=self.requests.is_in_flight(row.order_id))
             not_found = self._not_found.get(row.order_id, NotFoundCount())
             not_found = not_found.after_lookup(found, may_arrive=may_arrive)
@@ -313,16 +302,6 @@ class OutageExit:
             # An order that was found is in the next read; a failed lookup proves nothing.
             pending |= found is not False or not not_found.proves_absence
         return pending
-
-    async def _is_at_broker(self, row: OrderRow) -> bool | None:
-        """Return true when the broker has the order, false when it has not, None when the lookup failed."""
-        try:
-            await self.broker.order_by_client_id(row.client_order_id, priority=Priority.EXIT)
-        except NotFound:
-            return False
-        except BrokerError:
-            return None
-        return True
 
     # -- cancelling and selling
 
@@ -334,9 +313,7 @@ class OutageExit:
         if held is not None and not market_open and not self.without_rows:
             return  # nothing can be sold: the protective orders stay
         working = [order for order in snapshot.working_orders(symbol) if not self._is_outage_exit(order)]
-        keeps_exits = self.without_rows and not self._may_cancel_exits(
-            snapshot, symbol, held, market_open=market_open
-        )
+        keeps_exits = self.without_rows and not snapshot.may_cancel_own_exits(symbol, market_open=market_open)
         if keeps_exits:
             entries = own_entries(snapshot.orders_of(symbol), snapshot.own_ids)
             working = [order for order in working if order.broker_id in entries]
@@ -358,14 +335,6 @@ class OutageExit:
         if quantity > 0 and not others:
             await self._send_exit_order(snapshot, held, quantity, purpose, reason)
 
-    def _may_cancel_exits(
-        self, snapshot: OutageSnapshot, symbol: str, held: PositionReport | None, *, market_open: bool
-    ) -> bool:
-        """Return true when our shares can be sold next, or there are none: a stop that is not replaced stays."""
-        if held is None:
-            return not snapshot.own_net(symbol)
-        return market_open and self.exit_quantity(snapshot, held) > 0
-
     async def cancel(self, order: OrderReport) -> None:
         """Write a spool entry and request the cancel of one order, at most once every CANCEL_RETRY_AFTER."""
         now = self.clock.now()
@@ -386,8 +355,7 @@ class OutageExit:
         position older than ORDER_LOOKBACK counts with its last known quantity, less the fills of outage exits.
         """
         if self.without_rows:
-            net = snapshot.own_net(held.symbol)
-            return min(abs(net), abs(whole_shares(held.quantity))) if net * held.quantity > 0 else ZERO
+            return snapshot.own_held(held)
         orders = snapshot.orders_of(held.symbol)
         stored_rows = (row for rows in self.last_known.orders.values() for row in rows)
         own_orders = list(
@@ -487,3 +455,14 @@ class OutageExit:
             if is_own or order.replaces in ids or order.broker_id in ids:
                 ids |= {order.broker_id, *(leg.broker_id for leg in order.legs)}
                 yield order
+
+
+async def _is_at_broker(broker: Broker, row: OrderRow) -> bool | None:
+    """Return true when the broker has the order, false when it has not, None when the lookup failed."""
+    try:
+        await broker.order_by_client_id(row.client_order_id, priority=Priority.EXIT)
+    except NotFound:
+        return False
+    except BrokerError:
+        return None
+    return True

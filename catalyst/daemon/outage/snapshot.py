@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
+from catalyst.broker.port import Broker, Priority
 from catalyst.domain.order import Side
 from catalyst.domain.own_shares import orders_that_reserve, own_net
 from catalyst.domain.position import whole_shares
-from catalyst.domain.report import OrderReport, PositionReport, is_working_report
+from catalyst.domain.report import Listing, OrderReport, PositionReport, is_working_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +60,26 @@ class OutageSnapshot:
         working = self.working_orders(held.symbol, all_orders=True)
         exits = [order for order in working if order.side is side]
         return orders_that_reserve(quantity, abs(held.quantity), exits, self.own_ids)
+
+    def own_held(self, held: PositionReport) -> Decimal:
+        """Return how many of the shares held our fills explain."""
+        net = self.own_net(held.symbol)
+        return min(abs(net), abs(whole_shares(held.quantity))) if net * held.quantity > 0 else Decimal(0)
+
+    def may_cancel_own_exits(self, symbol: str, *, market_open: bool) -> bool:
+        """Return true when our shares can be sold next, or there are none: a stop that is not replaced stays."""
+        held = self.positions.get(symbol)
+        if held is None:
+            return not self.own_net(symbol)
+        return market_open and self.own_held(held) > 0
+
+
+async def read_orders(broker: Broker, after: datetime, *, with_older: bool) -> Listing[OrderReport]:
+    """Read the orders since `after`; `with_older`: also every older one that still works."""
+    if not with_older:
+        return await broker.orders(status="all", after=after, priority=Priority.EXIT)
+    working = await broker.orders(status="open", priority=Priority.EXIT)
+    recent = await broker.orders(status="all", after=after, priority=Priority.EXIT)
+    shown = {order.broker_id for parent in recent for order in (parent, *parent.legs)}
+    older = [order for order in working if order.broker_id not in shown]
+    return Listing([*older, *recent], working.unreadable_rows + recent.unreadable_rows)
