@@ -86,7 +86,7 @@ class OutageProtection:
     config: CurrentConfig
     unprotected: set[int] = field(default_factory=set)
     unexplained: set[str] = field(default_factory=set)
-    _ending: set[str] = field(default_factory=set)  # symbols whose stop is a day order
+    ending: set[str] = field(default_factory=set)  # symbols whose stop is a day order
     _placeholder_ids: dict[str, int] = field(default_factory=dict)  # symbol → negative id instead of a row's
     _states: StateSince[str] = field(default_factory=StateSince[str])  # by symbol
     _partial_fill_since: dict[str, datetime] = field(default_factory=dict)  # by broker id of the entry
@@ -126,7 +126,7 @@ class OutageProtection:
         """Do one step for each unprotected position that the broker shows; return our positions."""
         held: list[PositionRow] = []
         self.unexplained.clear()
-        self._ending.clear()
+        self.ending.clear()
         for symbol in sorted(self.outage_exit.our_symbols(snapshot) & snapshot.positions.keys()):
             position = self._reconstruct_position(snapshot, snapshot.positions[symbol])
             if position is not None:
@@ -159,22 +159,8 @@ class OutageProtection:
             held = [] if snapshot is None else await self._protect(snapshot)
             is_done = snapshot is not None and not self.unprotected and not self.unexplained
             if is_done or self.clock.now() - began >= within:
-                return self._overnight_stops(held, is_read=snapshot is not None)
+                return _overnight_stops(self, held, is_read=snapshot is not None)
             await self.clock.sleep(PROTECT_INTERVAL)
-
-    def _overnight_stops(self, held: Sequence[PositionRow], *, is_read: bool) -> OvernightStops:
-        if not is_read:
-            return OvernightStops(is_read=False)
-        missing = frozenset(row.symbol for row in held if row.position_id in self.unprotected)
-        protected = frozenset(row.symbol for row in held) - missing
-        ending = protected & self._ending
-        return OvernightStops(
-            is_read=True,
-            lasting=protected - ending,
-            ending=ending,
-            missing=missing,
-            unexplained=frozenset(self.unexplained),
-        )
 
     def _with_levels(self, position: PositionRow, held: PositionReport) -> PositionRow:
         """Return the position with a stop and a target; without a plan they are the configured percentages."""
@@ -261,7 +247,7 @@ class OutageProtection:
         entries = [order for order in working if self._is_own_entry(order, position.side)]
         expires_today = any(order.time_in_force == "day" for order in working if order not in entries)
         if expires_today:
-            self._ending.add(symbol)
+            self.ending.add(symbol)
         shares = HeldShares(
             expires_today=expires_today,
             state=state,
@@ -422,3 +408,15 @@ class OutageProtection:
     def _is_own_entry(self, order: OrderReport, side: PositionSide) -> bool:
         is_entry = order.side is side_for(side, Purpose.ENTRY)
         return is_entry and self.outage_exit.is_own(order)
+
+
+def _overnight_stops(
+    protection: OutageProtection, held: Sequence[PositionRow], *, is_read: bool
+) -> OvernightStops:
+    if not is_read:
+        return OvernightStops(is_read=False)
+    missing = frozenset(row.symbol for row in held if row.position_id in protection.unprotected)
+    protected = frozenset(row.symbol for row in held) - missing
+    ending = protected & protection.ending
+    unexplained = frozenset(protection.unexplained)
+    return OvernightStops(True, protected - ending, ending, missing, unexplained)
