@@ -27,14 +27,17 @@ from catalyst.cli.settings import (
     run_async,
 )
 from catalyst.clock import SystemClock
+from catalyst.concurrency import leaf_errors
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import (
     AnotherDaemonRunning,
+    BrokerError,
     CatalystError,
     ConfigInvalid,
     DatabaseContention,
     DatabaseUnavailable,
     UserError,
+    WrongAccount,
 )
 
 if TYPE_CHECKING:
@@ -228,21 +231,30 @@ async def flatten_or_fall_back(
     """
     from catalyst.daemon import flatten_alone
 
+    failures: tuple[type[Exception], ...] = (
+        CatalystError, ExceptionGroup, OSError, *_defects(), *_database_errors(),
+    )  # fmt: skip
     try:
         result = await flatten_alone.flatten_with_database(settings, dsn, clock)
         if result.flat:
             await _answer_flatten(dsn, clock, command_id)
         return _alone_facts(result)
-    except AnotherDaemonRunning as error:
-        typer.secho(f"catalyst: {error}; waiting for its answer", err=True)
-        try:
-            answer = await _answer_of_starting_daemon(dsn, clock, command_id, max_wait)
-        except _database_errors() as lost:
-            typer.secho(f"catalyst: {lost}", err=True)
-            answer = None
-        if answer is not None:
-            return answer
-    except (DatabaseUnavailable, DatabaseContention) as error:
+    except failures as error:
+        causes = list(leaf_errors(error))
+        another = next((cause for cause in causes if isinstance(cause, AnotherDaemonRunning)), None)
+        if another is not None:
+            typer.secho(f"catalyst: {another}; waiting for its answer", err=True)
+            try:
+                answer = await _answer_of_starting_daemon(dsn, clock, command_id, max_wait)
+            except _database_errors() as lost:
+                typer.secho(f"catalyst: {lost}", err=True)
+                answer = None
+            if answer is not None:
+                return answer
+            return _alone_facts(await flatten_alone.flatten_without_database(settings, clock))
+        for cause in causes:
+            if isinstance(cause, WrongAccount | BrokerError):
+                raise cause from None
         typer.secho(f"catalyst: {error}; trying without the database", err=True)
     return _alone_facts(await flatten_alone.flatten_without_database(settings, clock))
 
@@ -274,6 +286,13 @@ async def _answer_of_starting_daemon(
                 if await _is_daemon_alive(conn):
                     raise
     return None
+
+
+def _defects() -> tuple[type[Exception], ...]:
+    """Return the errors of a defect of ours: shares must not stay because of one."""
+    return (
+        ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
+    )  # fmt: skip
 
 
 def _alone_facts(result: "FlattenResult") -> Mapping[str, object]:

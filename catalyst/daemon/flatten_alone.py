@@ -9,8 +9,9 @@ import asyncio
 import os
 import re
 import signal
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -25,10 +26,11 @@ from catalyst.daemon import app
 from catalyst.daemon.exits.flatten import FLATTEN_LATCH
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.open_requests import OpenRequests
-from catalyst.daemon.outage.exits import OutageExit
-from catalyst.daemon.outage.protection import OutageProtection
+from catalyst.daemon.outage.exits import OutageExit, OutageFlatResult
+from catalyst.daemon.outage.protection import OutageProtection, OvernightStops
 from catalyst.daemon.outage.spool import Spool
 from catalyst.daemon.shutdown import PROTECT_REST_TIMEOUT, ExitCode
+from catalyst.daemon.startup import check_account
 from catalyst.daemon.trading_day.sessions import session_of_today
 from catalyst.daemon.trading_state.host_lock import HostLock
 from catalyst.daemon.trading_state.installation_file import InstallationFile
@@ -50,11 +52,14 @@ log = structlog.get_logger()
 BY: Final = "catalyst flatten"
 BROKER_TIMEOUT: Final = timedelta(seconds=30)  # for the first answer of the broker
 RETRY_PAUSE: Final = timedelta(seconds=2)
+CLOSED_TIMEOUT: Final = timedelta(seconds=15)  # while nothing can be sold
 FLATTEN_TIMEOUT: Final = timedelta(seconds=60)
 # Shares are ours by our orders at the broker; nothing else is known without the database.
 ORDER_LOOKBACK: Final = timedelta(days=14)
 DAEMON_TIMEOUT: Final = timedelta(seconds=120)  # real: for a daemon to flatten and end after the signal
 POLL_INTERVAL: Final = timedelta(seconds=0.5)
+MAX_HOLDERS: Final = 3  # daemons one after the other that are told to flatten and end
+# The lock text of a daemon. That of this command begins with its name: a second one must not end the first.
 _HOLDER: Final = re.compile(r"process (\d+),")
 
 
@@ -87,14 +92,12 @@ async def flatten_without_database(settings: Settings, clock: Clock) -> FlattenR
     async with AsyncExitStack() as stack:
         stack.push_async_callback(broker.close)
         account = await _read_account(broker, settings, clock)
+        check_account(settings, account)
         name = settings.account_name(account.account_id)
-        try:
-            lock = HostLock.acquire(
-                settings.spool_dir, name, f"process {os.getpid()}, {BY}, since {clock.now():%H:%M:%S} UTC"
-            )
-        except AnotherDaemonRunning as error:
-            return await _flatten_by_daemon(settings, name, str(error))
-        stack.callback(lock.release)
+        by_daemon = await _flatten_by_daemons_or_lock(stack, settings, clock, name)
+        if by_daemon.flat:
+            return by_daemon
+        _ignore_interrupts()
         installation = InstallationFile.of_account(settings.spool_dir, name).read()
         if installation is None:
             raise UserError(
@@ -102,7 +105,8 @@ async def flatten_without_database(settings: Settings, clock: Clock) -> FlattenR
                 f"no daemon of this machine has traded it (there is no {name}.installation in {settings.spool_dir}). "
                 "Nothing was sold: sell in the broker's own app, or correct DATABASE_URL"
             )
-        return await _flatten_by_broker(settings, clock, broker, name, installation)
+        result = await _flatten_by_broker(settings, clock, broker, name, installation)
+        return replace(result, daemon_ended=by_daemon.daemon_ended)
 
 
 async def _flatten_by_broker(
@@ -117,31 +121,44 @@ async def _flatten_by_broker(
         clock,
         installation,
         order_lookback=ORDER_LOOKBACK,
+        without_rows=True,
     )
-    _ignore_interrupts()
     session = await session_of_today(broker, clock)
     market_open = session is not None and session.phase(clock.now()) is Phase.OPEN
     left = await outage_exit.flatten(
         latch=FLATTEN_LATCH,
         reason=f"{CloseReason.MANUAL}: {BY} without the database",
         by=BY,
-        within=FLATTEN_TIMEOUT if market_open else RETRY_PAUSE,
+        within=FLATTEN_TIMEOUT if market_open else CLOSED_TIMEOUT,
         market_open=market_open,
     )
     if left.flat:
         return FlattenResult(flat=True)
-    if market_open:
-        protection = OutageProtection(outage_exit, clock, CurrentConfig(settings.config))
-        await protection.protect_overnight(PROTECT_REST_TIMEOUT)
-    counts = f"{left.positions} positions and {left.orders} orders remain at the broker"
-    waits = (
-        ""
-        if market_open
-        else "; the market is closed: they keep their stops, and the next start sells them at the open"
+    protection = OutageProtection(outage_exit, clock, CurrentConfig(settings.config))
+    stops = await protection.protect_overnight(PROTECT_REST_TIMEOUT)
+    log.critical("flatten_not_proven", stops=str(stops), broker_orders=left.orders)
+    return FlattenResult(flat=False, remains=remains_of(left, stops, market_open=market_open))
+
+
+def remains_of(left: OutageFlatResult, stops: OvernightStops, *, market_open: bool) -> str:
+    """Return what is known of the shares left and their stops, for a person."""
+    if left.orders is None or not stops.is_read:
+        return "the broker could not be read: what remains, and under which stops, is not known"
+    parts = [f"{left.positions} positions and {left.orders} orders of Catalyst were left at the broker"]
+    left_stop = (
+        "no fill of the last two weeks explains the shares: the stop stays, sell in the broker's own app"
     )
-    return FlattenResult(
-        flat=False, remains=("the broker could not be read" if left.orders is None else counts) + waits
-    )
+    for symbols, state in (
+        (stops.lasting, "under a good-till-cancelled stop"),
+        (stops.ending, "under a day order, which ends with the session: set a stop in the broker's own app"),
+        (stops.missing, "WITHOUT A STOP: set one in the broker's own app"),
+        (stops.unexplained, f"held with a working order of Catalyst, but {left_stop}"),
+    ):
+        if symbols:
+            parts.append(f"{', '.join(sorted(symbols))} {state}")
+    if not market_open:
+        parts.append("the market is closed: nothing was sold, the next start sells at the open")
+    return "; ".join(parts)
 
 
 def _ignore_interrupts() -> None:
@@ -176,17 +193,43 @@ def _no_broker(settings: Settings, error: BrokerError) -> str:
 # -- a daemon that has lost its database
 
 
+async def _flatten_by_daemons_or_lock(
+    stack: AsyncExitStack, settings: Settings, clock: Clock, name: str
+) -> FlattenResult:
+    """Lock this machine until `stack` closes; a daemon that holds the lock flattens and ends first.
+
+    Its result is returned when its proof says flat. Else the lock is ours and the caller goes on from what it left.
+    Raises UserError when another flatten holds the lock, or a holder does not end.
+    """
+    result = FlattenResult(flat=False)
+    for _ in range(MAX_HOLDERS):
+        owner = f"{BY}, process {os.getpid()}, since {clock.now():%H:%M:%S} UTC"
+        try:
+            stack.callback(HostLock.acquire(settings.spool_dir, name, owner).release)
+        except AnotherDaemonRunning as error:
+            result = await _flatten_by_daemon(settings, name, str(error))
+            if result.flat:
+                return result
+        else:
+            return result
+    raise UserError(
+        "a daemon of this account is started again each time it ends: stop what starts it, then repeat "
+        "`catalyst flatten`"
+    )
+
+
 async def _flatten_by_daemon(settings: Settings, name: str, refused: str) -> FlattenResult:
-    """Signal the daemon that holds the lock of this machine, wait for its end and return its proof."""
+    """Signal the process that holds the lock of this machine, wait for its end and return its proof."""
     path = settings.spool_dir / f"{name}.lock"
+    if BY in refused:
+        raise UserError(f"a flatten already runs, wait for its result: {refused}")
     pid = holder_of(path)
     if pid is None:
         raise UserError(
             f"{refused}; without the database only its end can flatten: send SIGTERM to that process"
         )
     known_proofs = {proof for proof, _ in read_flat_proofs(settings.proofs_dir, name)}
-    log.warning("daemon_signalled", pid=pid, signal="SIGUSR2")
-    os.kill(pid, signal.SIGUSR2)
+    _signal(pid)
     clock = SystemClock()  # another process ends in real time
     deadline = clock.now() + DAEMON_TIMEOUT
     while holder_of(path) == pid:
@@ -197,11 +240,39 @@ async def _flatten_by_daemon(settings: Settings, name: str, refused: str) -> Fla
             )
         await clock.sleep(POLL_INTERVAL)
     new = [facts for proof, facts in read_flat_proofs(settings.proofs_dir, name) if proof not in known_proofs]
-    flat = bool(new) and new[-1].get("flat") is True
-    remains = (
-        "" if flat else f"the last proof in {settings.proofs_dir} and the log of the daemon say what remains"
-    )
-    return FlattenResult(flat, remains, daemon_ended=True)
+    return FlattenResult(bool(new) and proves_our_flatten(new[-1]), daemon_ended=True)
+
+
+def proves_our_flatten(facts: Mapping[str, object]) -> bool:
+    """Return true when the proof file says that nothing is left, after this command asked for the flatten.
+
+    A proof of an outage has no `proven`: it compares nothing with the database.
+    """
+    by = facts.get("requested_by", facts.get("by"))
+    return by == BY and facts.get("proven", facts.get("flat")) is True
+
+
+def _signal(pid: int) -> None:
+    """Tell a daemon to flatten. SIGUSR2 kills a process that has no handler for it: that one gets SIGTERM."""
+    number = signal.SIGUSR2 if _catches(pid, signal.SIGUSR2) else signal.SIGTERM
+    log.warning("daemon_signalled", pid=pid, signal=number.name)
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        log.warning("daemon_gone", pid=pid)
+    except PermissionError:
+        raise UserError(
+            f"the daemon (process {pid}) belongs to another user: repeat `catalyst flatten` as that user, or as root"
+        ) from None
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Return true when the process has a handler for the signal."""
+    try:
+        caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def holder_of(path: Path) -> int | None:

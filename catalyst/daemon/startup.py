@@ -94,7 +94,7 @@ async def acquire_host_lock(
         ) from None
     finally:
         await asking.close()
-    _check_account(settings, account)
+    check_account(settings, account)
     host_lock = HostLock.acquire(
         settings.spool_dir,
         settings.account_name(account.account_id),
@@ -123,7 +123,8 @@ async def _read_account_with_retry(
             raise StoppedAtStart
 
 
-def _check_account(settings: Settings, account: AccountReport) -> None:
+def check_account(settings: Settings, account: AccountReport) -> None:
+    """Raise WrongAccount when the keys open another account than the configured live one."""
     wanted = settings.config.trading.account_number
     if settings.mode is Mode.LIVE and account.account_number != wanted:
         raise WrongAccount(

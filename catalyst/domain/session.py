@@ -9,7 +9,9 @@ from zoneinfo import ZoneInfo
 from catalyst.domain.errors import CatalystError
 
 NEW_YORK: Final = ZoneInfo("America/New_York")
+REGULAR_OPEN: Final = time(9, 30)
 REGULAR_CLOSE: Final = time(16, 0)
+SATURDAY: Final = 5
 
 
 class Phase(StrEnum):
@@ -47,6 +49,11 @@ class Session:
 def session_of(day: date, opens: time, closes: time) -> Session:
     """Build a session from a calendar row whose times are New York wall-clock times without a zone."""
     return Session(day, *(datetime.combine(day, at, NEW_YORK).astimezone(UTC) for at in (opens, closes)))
+
+
+def regular_session(day: date) -> Session | None:
+    """Return the session of a weekday by the regular hours, for when no calendar can be read; None at a weekend."""
+    return session_of(day, REGULAR_OPEN, REGULAR_CLOSE) if day.weekday() < SATURDAY else None
 
 
 def start_of_day(day: date) -> datetime:

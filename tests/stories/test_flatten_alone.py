@@ -3,15 +3,25 @@
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from catalyst.cli.commands import flatten_or_fall_back
 from catalyst.daemon import flatten_alone
 from catalyst.daemon.flatten_alone import FlattenResult
 from catalyst.daemon.shutdown import ExitCode, stop_on_signals
 from catalyst.daemon.trading_state.host_lock import HostLock
+from catalyst.domain.errors import UserError
+from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME
+from tests.simulator.manual_feed import at
 from tests.stories.scenario import Scenario, open_scenario
+from tests.stories.test_operator_actions import order_by_hand
 
 
 async def advance_until_done(scenario: Scenario, task: "asyncio.Task[FlattenResult]") -> FlattenResult:
@@ -21,6 +31,24 @@ async def advance_until_done(scenario: Scenario, task: "asyncio.Task[FlattenResu
             return task.result()
         await scenario.advance(seconds=1)
     raise AssertionError("the flatten does not end")
+
+
+@contextmanager
+def lock_held(folder: Path, owner: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a process that holds the lock of the account under this text and has no handler for any signal."""
+    [path] = folder.glob("*.lock")
+    script = (
+        "import os, pathlib, sys; from catalyst.daemon.trading_state.host_lock import HostLock;"
+        "owner = sys.argv[3].format(pid=os.getpid());"
+        "lock = HostLock.acquire(pathlib.Path(sys.argv[1]), sys.argv[2], owner);"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(folder), path.stem, owner]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"locked\n"
+        yield child
+        child.kill()
 
 
 async def assert_latched_until_resume(scenario: Scenario) -> None:
@@ -133,3 +161,81 @@ async def test_flatten_without_a_database_signals_a_living_daemon(database: str)
         assert (result.flat, result.daemon_ended, scenario.held_qty("AAPL")) == (True, True, 0)
         await assert_latched_until_resume(scenario)
         await scenario.assert_consistent()
+
+
+async def test_second_flatten_leaves_the_first_alone_and_a_dead_daemon_is_replaced(database: str) -> None:
+    """Given a flatten that holds the lock, a second one is refused and signals nobody. Given a daemon without a signal
+    handler, the flatten ends it, takes the lock and sells itself."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        folder = scenario.settings.spool_dir
+        with lock_held(folder, "catalyst flatten, process {pid}, since 14:00:00 UTC") as first:
+            with pytest.raises(UserError, match="a flatten already runs"):
+                await flatten_alone.flatten_without_database(scenario.settings, scenario.clock)
+            assert first.poll() is None
+        assert scenario.held_qty("AAPL") == 20
+        with lock_held(folder, "process {pid}, since 14:00:00 UTC") as daemon:
+            task = asyncio.create_task(
+                flatten_alone.flatten_without_database(scenario.settings, scenario.clock)
+            )
+            while not list(folder.glob("*.spool")):
+                await scenario.advance(seconds=0.1)
+            assert daemon.wait(5) == -signal.SIGTERM
+            result = await advance_until_done(scenario, task)
+        assert (result.flat, result.daemon_ended, scenario.held_qty("AAPL")) == (True, True, 0)
+
+
+async def test_flatten_without_a_database_keeps_a_persons_shares_and_stops(database: str) -> None:
+    """Given our shares, and shares of a person in the same symbol under their own stop, while the calendar cannot be
+    read, a flatten sells ours alone, and says flat when no request of a dead daemon can arrive any more."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        await order_by_hand(scenario, "AAPL", "buy", 30)
+        await scenario.advance(seconds=1)
+        terms = {"type": "stop", "stop_price": "150", "time_in_force": "gtc"}
+        stop = await order_by_hand(scenario, "AAPL", "sell", 30, **terms)
+        await scenario.inject_fault("status_before", route="/v2/calendar", status=503, count=0)
+        task = asyncio.create_task(flatten_alone.flatten_without_database(scenario.settings, scenario.clock))
+        began = scenario.clock.now()
+        result = await advance_until_done(scenario, task)
+        assert (result.flat, scenario.held_qty("AAPL")) == (True, 30)
+        assert [order.id for order in scenario.server.exchange.state.order_store.live()] == [stop]
+        assert scenario.clock.now() - began >= MAX_IN_FLIGHT_TIME
+
+
+async def test_flatten_after_the_close_leaves_shares_under_a_lasting_stop(database: str) -> None:
+    """Given shares whose day orders ended at the close, a flatten sells nothing, places a stop that stays, and says
+    so."""
+    async with open_scenario(database, now=at("15:45")) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        await scenario.advance(minutes=16)
+        for order in list(scenario.server.exchange.state.order_store.live()):
+            await scenario.admin("cancel", {"id": order.id})
+        scenario.server.exchange.confirm_cancels()
+        task = asyncio.create_task(flatten_alone.flatten_without_database(scenario.settings, scenario.clock))
+        result = await advance_until_done(scenario, task)
+        assert (result.flat, scenario.held_qty("AAPL")) == (False, 20)
+        assert "AAPL under a good-till-cancelled stop; the market is closed" in result.remains
+        live = scenario.server.exchange.state.order_store.live()
+        assert {(str(order.type), str(order.time_in_force), str(order.qty)) for order in live} == {
+            ("limit", "gtc", "20"),
+            ("stop", "gtc", "20"),
+        }
+
+
+@pytest.mark.parametrize(
+    ("facts", "proven"),
+    [
+        ({"requested_by": "catalyst flatten", "flat": True, "proven": True}, True),
+        ({"requested_by": "catalyst flatten", "flat": True, "proven": False}, False),
+        ({"by": "catalyst flatten", "flat": True}, True),
+        ({"requested_by": "SIGTERM", "flat": True, "proven": True}, False),
+        ({}, False),
+    ],
+)
+def test_proof_counts_when_this_flatten_asked_for_it(facts: dict[str, object], proven: bool) -> None:
+    """A proof that the database contradicts, or of another request, does not prove this flatten."""
+    assert flatten_alone.proves_our_flatten(facts) is proven

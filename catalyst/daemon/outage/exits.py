@@ -6,7 +6,7 @@ the broker accepts each id once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -18,19 +18,20 @@ from catalyst.clock import Clock, TurnsLock
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.last_known_state import LastKnownState
 from catalyst.daemon.orders.open_requests import OpenRequests
+from catalyst.daemon.outage.snapshot import OutageSnapshot, read_orders
 from catalyst.daemon.outage.spool import Spool, SpoolEntryKind
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DuplicateOrder, NotFound, OrderRejected
 from catalyst.domain.ids import client_order_id, is_of_another_catalyst, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, side_for
 from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME, NotFoundCount, may_still_arrive
+from catalyst.domain.own_shares import own_entries
 from catalyst.domain.position import whole_shares
 from catalyst.domain.report import (
     OrderReport,
     OrderRequest,
     PositionReport,
     fills_by_order,
-    is_working_report,
 )
 from catalyst.domain.rows import OrderRow
 from catalyst.flat_proof_files import FlatProofFiles
@@ -56,43 +57,12 @@ class OutageFlatResult:
     positions: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class OutageSnapshot:
-    """One read of the broker: its orders of the last day and its open positions by symbol.
-
-    Orders of another Catalyst on the account are left out: they are neither counted nor cancelled.
-    `orders` holds parents and legs, `top_level_orders` only parents.
-    """
-
-    orders: tuple[OrderReport, ...]
-    top_level_orders: tuple[OrderReport, ...]
-    positions: dict[str, PositionReport]
-    unreadable_rows: int = 0  # with one, nothing is proven flat
-
-    def orders_of(self, symbol: str) -> list[OrderReport]:
-        return [order for order in self.orders if order.symbol == symbol]
-
-    def working_orders(self, symbol: str) -> list[OrderReport]:
-        """Return the orders to cancel: working parents, and the working legs of other parents.
-
-        A leg ends with its working parent.
-        """
-        working: list[OrderReport] = []
-        for parent in self.top_level_orders:
-            if parent.symbol == symbol:
-                working += (
-                    [parent]
-                    if is_working_report(parent)
-                    else [leg for leg in parent.legs if is_working_report(leg)]
-                )
-        return working
-
-
 @dataclass
 class OutageExit:
     """Exits our positions without the database; one exit runs at a time, under `lock`.
 
-    `requests` supplies the requests that may still arrive, and gets the symbols closed here.
+    `requests` supplies the requests that may still arrive, and gets the symbols closed here. `without_rows`: nothing
+    was read from the database, so only our orders tell what is ours, and an unknown request of ours may still arrive.
     """
 
     broker: Broker
@@ -103,10 +73,12 @@ class OutageExit:
     clock: Clock
     installation: str
     order_lookback: timedelta = ORDER_LOOKBACK
+    without_rows: bool = False
     lock: TurnsLock = field(default_factory=TurnsLock)
     _cancels: CancelThrottle[str] = field(default_factory=lambda: CancelThrottle(CANCEL_RETRY_AFTER))
     _accepted_orders: dict[str, str] = field(default_factory=dict)  # client order id → symbol
     _not_found: dict[int, NotFoundCount] = field(default_factory=dict)  # by order id
+    _flat_since: datetime | None = None  # since when each read showed nothing of ours
 
     async def flatten(
         self,
@@ -182,10 +154,12 @@ class OutageExit:
         result = OutageFlatResult(False, None, None)
         while True:
             snapshot = await self.read_broker()
-            if snapshot is not None:
+            if snapshot is None:
+                self._flat_since, result = None, replace(result, flat=False)
+            else:
                 symbols = only_symbols if only_symbols is not None else self.our_symbols(snapshot)
                 result = await self._count_remaining(snapshot, symbols)
-                if result.flat:
+                if self._is_confirmed(result):
                     break
                 for symbol in sorted(symbols):
                     if symbol not in recorded_symbols and (
@@ -201,10 +175,17 @@ class OutageExit:
                             purpose=purpose,
                         )
                     await self._cancel_or_sell(snapshot, symbol, purpose, reason, market_open=market_open)
-            if self.clock.now() >= deadline:
+            if self.clock.now() >= deadline and not result.flat:
                 break
             await self.clock.sleep(POLL_INTERVAL)
         return self._record_proof(result, reason, by, only_symbols)
+
+    def _is_confirmed(self, result: OutageFlatResult) -> bool:
+        """Return true when it is flat, without rows for as long as a request of a dead daemon may still arrive."""
+        now = self.clock.now()
+        self._flat_since = (self._flat_since or now) if result.flat else None
+        confirm_after = MAX_IN_FLIGHT_TIME if self.without_rows else timedelta(0)
+        return self._flat_since is not None and now - self._flat_since >= confirm_after
 
     def _record_proof(
         self, result: OutageFlatResult, reason: str, by: str, only_symbols: set[str] | None
@@ -243,9 +224,8 @@ class OutageExit:
     async def read_broker(self) -> OutageSnapshot | None:
         """Read the broker's orders and positions; None when either read fails."""
         try:
-            all_parents = await self.broker.orders(
-                status="all", after=self.clock.now() - self.order_lookback, priority=Priority.EXIT
-            )
+            after = self.clock.now() - self.order_lookback
+            all_parents = await read_orders(self.broker, after, with_older=self.without_rows)
             positions = await self.broker.positions(priority=Priority.EXIT)
         except BrokerError as error:
             log.warning("broker_read_failed", error=str(error))
@@ -259,11 +239,14 @@ class OutageExit:
             or not is_of_another_catalyst(parent.client_order_id, self.installation)
         ]
         all_orders = tuple(order for parent in parents for order in (parent, *parent.legs))
+        own_ids = frozenset(order.broker_id for order in self._own_orders(all_orders, set()))
         return OutageSnapshot(
             all_orders,
             tuple(parents),
             {position.symbol: position for position in positions if whole_shares(position.quantity) != 0},
             all_parents.unreadable_rows + positions.unreadable_rows,
+            own_ids,
+            only_own=self.without_rows,
         )
 
     def is_own(self, order: OrderReport) -> bool:
@@ -276,12 +259,23 @@ class OutageExit:
     def our_symbols(self, snapshot: OutageSnapshot) -> set[str]:
         """Return the symbols of the last known state, of our orders at the broker and of unresolved requests."""
         order_symbols = {order.symbol for order in snapshot.top_level_orders if self.is_own(order)}
+        if self.without_rows:
+            order_symbols = {
+                symbol
+                for symbol in order_symbols
+                if snapshot.own_net(symbol) or snapshot.working_orders(symbol)
+            }
         unresolved_symbols = {row.symbol for row in self.requests.unresolved.values()}
         return self.last_known.symbols | order_symbols | unresolved_symbols
 
     async def _count_remaining(self, snapshot: OutageSnapshot, symbols: set[str]) -> OutageFlatResult:
         working = sum(len(snapshot.working_orders(symbol)) for symbol in symbols)
-        held = sum(1 for symbol in symbols if symbol in snapshot.positions)
+        if (
+            self.without_rows
+        ):  # the positions may lag behind our fills; other shares of the symbol are not ours
+            held = sum(1 for symbol in symbols if snapshot.own_net(symbol))
+        else:
+            held = sum(1 for symbol in symbols if symbol in snapshot.positions)
         nothing_left = not working and not held and not snapshot.unreadable_rows
         flat = nothing_left and not await self._may_still_arrive(snapshot, symbols)
         return OutageFlatResult(flat, working, held)
@@ -300,7 +294,7 @@ class OutageExit:
             if row.symbol not in symbols or row.client_order_id in shown_ids:
                 continue
             since_sent = self.clock.now() - (row.last_attempt_at or row.created_at)
-            found = await self._is_at_broker(row)
+            found = await _is_at_broker(self.broker, row)
             may_arrive = may_still_arrive(since_sent, in_flight=self.requests.is_in_flight(row.order_id))
             not_found = self._not_found.get(row.order_id, NotFoundCount())
             not_found = not_found.after_lookup(found, may_arrive=may_arrive)
@@ -309,16 +303,6 @@ class OutageExit:
             pending |= found is not False or not not_found.proves_absence
         return pending
 
-    async def _is_at_broker(self, row: OrderRow) -> bool | None:
-        """Return true when the broker has the order, false when it has not, None when the lookup failed."""
-        try:
-            await self.broker.order_by_client_id(row.client_order_id, priority=Priority.EXIT)
-        except NotFound:
-            return False
-        except BrokerError:
-            return None
-        return True
-
     # -- cancelling and selling
 
     async def _cancel_or_sell(
@@ -326,12 +310,16 @@ class OutageExit:
     ) -> None:
         """Do one step for one symbol: cancel its working orders, or else sell its position."""
         held = snapshot.positions.get(symbol)
-        if held is not None and not market_open:
+        if held is not None and not market_open and not self.without_rows:
             return  # nothing can be sold: the protective orders stay
         working = [order for order in snapshot.working_orders(symbol) if not self._is_outage_exit(order)]
+        keeps_exits = self.without_rows and not snapshot.may_cancel_own_exits(symbol, market_open=market_open)
+        if keeps_exits:
+            entries = own_entries(snapshot.orders_of(symbol), snapshot.own_ids)
+            working = [order for order in working if order.broker_id in entries]
         for order in working:
             await self.cancel(order)
-        if held is None or working or len(snapshot.working_orders(symbol)) > len(working):
+        if held is None or keeps_exits or working or len(snapshot.working_orders(symbol)) > len(working):
             return
         shown_ids = {order.client_order_id for order in snapshot.orders}
         if any(
@@ -341,7 +329,10 @@ class OutageExit:
         ):
             return  # the broker accepted an order that its list does not show yet
         quantity = self.exit_quantity(snapshot, held)
-        if quantity > 0:
+        others = snapshot.others_that_reserve(held, quantity) if self.without_rows else []
+        for order in others:
+            await self.cancel(order)
+        if quantity > 0 and not others:
             await self._send_exit_order(snapshot, held, quantity, purpose, reason)
 
     async def cancel(self, order: OrderReport) -> None:
@@ -363,6 +354,8 @@ class OutageExit:
         The broker's positions may lag behind its fills, so shares that its orders have sold are not sold again. A
         position older than ORDER_LOOKBACK counts with its last known quantity, less the fills of outage exits.
         """
+        if self.without_rows:
+            return snapshot.own_held(held)
         orders = snapshot.orders_of(held.symbol)
         stored_rows = (row for rows in self.last_known.orders.values() for row in rows)
         own_orders = list(
@@ -462,3 +455,14 @@ class OutageExit:
             if is_own or order.replaces in ids or order.broker_id in ids:
                 ids |= {order.broker_id, *(leg.broker_id for leg in order.legs)}
                 yield order
+
+
+async def _is_at_broker(broker: Broker, row: OrderRow) -> bool | None:
+    """Return true when the broker has the order, false when it has not, None when the lookup failed."""
+    try:
+        await broker.order_by_client_id(row.client_order_id, priority=Priority.EXIT)
+    except NotFound:
+        return False
+    except BrokerError:
+        return None
+    return True

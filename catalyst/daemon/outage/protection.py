@@ -17,7 +17,8 @@ import structlog
 from catalyst.broker.port import Priority
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
-from catalyst.daemon.outage.exits import OutageExit, OutageFlatResult, OutageSnapshot
+from catalyst.daemon.outage.exits import OutageExit, OutageFlatResult
+from catalyst.daemon.outage.snapshot import OutageSnapshot
 from catalyst.daemon.outage.spool import SpoolEntryKind
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.errors import BrokerError, DuplicateOrder, OrderRejected
@@ -49,24 +50,43 @@ CLIENT_ID_ROLE: Final = "zp"  # protection sent during a database outage
 # Without rows it is not certain whose exits the broker shows, so none is cancelled.
 RULES: Final = ProtectionRules(may_exit=True, may_cancel_exits=False, confirm_after=timedelta(seconds=2))
 # The process ends: nothing else can be done for shares that could not be sold.
-ENDING_RULES: Final = ProtectionRules(may_exit=False, may_cancel_exits=False, time_in_force="gtc")
+ENDING_RULES: Final = ProtectionRules(
+    may_exit=False, may_cancel_exits=False, time_in_force="gtc", must_outlive_session=True
+)
 PROTECT_INTERVAL: Final = timedelta(seconds=1)
 EXIT_TIMEOUT: Final = timedelta(seconds=30)
 LOG_INTERVAL: Final = timedelta(seconds=60)
 ZERO: Final = Decimal(0)
 
 
+@dataclass(frozen=True, slots=True)
+class OvernightStops:
+    """Symbols of our shares by their stops in the last read of the broker; `is_read` is false when it failed.
+
+    `ending`: the stop is a day order. `unexplained`: our order works, but no fill of ours explains the shares held.
+    """
+
+    is_read: bool
+    lasting: frozenset[str] = frozenset()
+    ending: frozenset[str] = frozenset()
+    missing: frozenset[str] = frozenset()
+    unexplained: frozenset[str] = frozenset()
+
+
 @dataclass
 class OutageProtection:
     """Protects positions from broker reads, without the database.
 
-    `unprotected`: ids of the positions without a working stop when the broker was last read.
+    `unprotected`: ids of the positions without a working stop when the broker was last read. `unexplained`: symbols
+    held in which an order of ours works, but without a position; only without rows.
     """
 
     outage_exit: OutageExit
     clock: Clock
     config: CurrentConfig
     unprotected: set[int] = field(default_factory=set)
+    unexplained: set[str] = field(default_factory=set)
+    ending: set[str] = field(default_factory=set)  # symbols whose stop is a day order
     _placeholder_ids: dict[str, int] = field(default_factory=dict)  # symbol → negative id instead of a row's
     _states: StateSince[str] = field(default_factory=StateSince[str])  # by symbol
     _partial_fill_since: dict[str, datetime] = field(default_factory=dict)  # by broker id of the entry
@@ -105,10 +125,14 @@ class OutageProtection:
     async def _protect(self, snapshot: OutageSnapshot) -> list[PositionRow]:
         """Do one step for each unprotected position that the broker shows; return our positions."""
         held: list[PositionRow] = []
+        self.unexplained.clear()
+        self.ending.clear()
         for symbol in sorted(self.outage_exit.our_symbols(snapshot) & snapshot.positions.keys()):
             position = self._reconstruct_position(snapshot, snapshot.positions[symbol])
             if position is not None:
                 held.append(self._with_levels(position, snapshot.positions[symbol]))
+            elif self.outage_exit.without_rows:
+                self.unexplained.add(symbol)
         if (
             snapshot.unreadable_rows
         ):  # a position that is not shown may exist: its stop level is still watched
@@ -122,21 +146,20 @@ class OutageProtection:
                 await self._protect_position(snapshot, position)
         return held
 
-    async def protect_overnight(self, within: timedelta) -> None:
+    async def protect_overnight(self, within: timedelta) -> OvernightStops:
         """Place a good-till-cancelled stop for each share of ours that has none, because the process ends.
 
-        Return when the broker shows one for each, or after `within`.
+        Return what the last read shows when the broker shows one for each, or after `within`.
         """
         self._rules = ENDING_RULES
         began = self.clock.now()
         self._begin_outage(began)
         while True:
             snapshot = await self.outage_exit.read_broker()
-            if snapshot is not None:
-                await self._protect(snapshot)
-            is_done = snapshot is not None and not self.unprotected
+            held = [] if snapshot is None else await self._protect(snapshot)
+            is_done = snapshot is not None and not self.unprotected and not self.unexplained
             if is_done or self.clock.now() - began >= within:
-                return
+                return _overnight_stops(self, held, is_read=snapshot is not None)
             await self.clock.sleep(PROTECT_INTERVAL)
 
     def _with_levels(self, position: PositionRow, held: PositionReport) -> PositionRow:
@@ -185,8 +208,13 @@ class OutageProtection:
         entry_time = entry.submitted_at or self.clock.now()
         stop = next((leg.stop_price for leg in entry.legs if leg.order_type != "limit"), None)
         target = next((leg.limit_price for leg in entry.legs if leg.order_type == "limit"), None)
-        quantity, price = abs(held.quantity), held.entry_price or entry.filled_avg_price
-        if price is None:
+        quantity = (
+            self.outage_exit.exit_quantity(snapshot, held)
+            if self.outage_exit.without_rows
+            else abs(held.quantity)
+        )
+        price = held.entry_price or entry.filled_avg_price
+        if price is None or quantity == 0:
             return None
         return PositionRow(
             position_id=placeholder_id, cycle_id=None, security_id=0, symbol=held.symbol, sector=None, side=side,
@@ -213,11 +241,15 @@ class OutageProtection:
         """Do one step towards a stop for exactly the shares held."""
         symbol, now = position.symbol, self.clock.now()
         state = protection_of(
-            position.quantity, exit_orders_of_reports(snapshot.top_level_orders, symbol, position.side)
+            position.quantity, exit_orders_of_reports(snapshot.counted_parents, symbol, position.side)
         )
         working = snapshot.working_orders(symbol)
         entries = [order for order in working if self._is_own_entry(order, position.side)]
+        expires_today = any(order.time_in_force == "day" for order in working if order not in entries)
+        if expires_today:
+            self.ending.add(symbol)
         shares = HeldShares(
+            expires_today=expires_today,
             state=state,
             since=self._states.update(symbol, state, now),
             exits_working=len(working) > len(entries),
@@ -376,3 +408,15 @@ class OutageProtection:
     def _is_own_entry(self, order: OrderReport, side: PositionSide) -> bool:
         is_entry = order.side is side_for(side, Purpose.ENTRY)
         return is_entry and self.outage_exit.is_own(order)
+
+
+def _overnight_stops(
+    protection: OutageProtection, held: Sequence[PositionRow], *, is_read: bool
+) -> OvernightStops:
+    if not is_read:
+        return OvernightStops(is_read=False)
+    missing = frozenset(row.symbol for row in held if row.position_id in protection.unprotected)
+    protected = frozenset(row.symbol for row in held) - missing
+    ending = protected & protection.ending
+    unexplained = frozenset(protection.unexplained)
+    return OvernightStops(True, protected - ending, ending, missing, unexplained)

@@ -8,7 +8,7 @@ import structlog
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerError, DatabaseUnavailable
-from catalyst.domain.session import Session, trading_date
+from catalyst.domain.session import Session, regular_session, trading_date
 from catalyst.store import trading_days as stored_sessions
 from catalyst.store.pool import Store
 
@@ -16,6 +16,8 @@ log = structlog.get_logger()
 
 CURRENT_AFTER_CLOSE: Final = timedelta(minutes=5)  # until then a session that ended is still today's
 RETRY_PAUSE: Final = timedelta(seconds=5)
+CALENDAR_TIMEOUT: Final = timedelta(seconds=5)  # for an exit that waits for the session
+CALENDAR_RETRY_PAUSE: Final = timedelta(seconds=1)
 
 
 async def next_session(broker: AlpacaBroker, store: Store, clock: Clock) -> Session:
@@ -59,11 +61,33 @@ async def _stored_session(store: Store, today: date) -> Session | None:
 
 
 async def session_of_today(broker: AlpacaBroker, clock: Clock) -> Session | None:
-    """Return today's session; None when there is none or it could not be read."""
+    """Return today's session; None when there is none.
+
+    A failed read is not a closed market: it is retried for CALENDAR_TIMEOUT, then the broker's clock is asked, and when
+    that fails too, a weekday has the regular hours.
+    """
     today = trading_date(clock.now())
+    deadline = clock.now() + CALENDAR_TIMEOUT
+    while True:
+        try:
+            sessions = await broker.calendar(today, today)
+        except BrokerError as error:
+            log.warning("calendar_read_failed", error=str(error))
+        else:
+            return sessions[0] if sessions else None
+        if clock.now() >= deadline:
+            return await _session_without_calendar(broker, today)
+        await clock.sleep(CALENDAR_RETRY_PAUSE)
+
+
+async def _session_without_calendar(broker: AlpacaBroker, today: date) -> Session | None:
+    regular = regular_session(today)
     try:
-        sessions = await broker.calendar(today, today)
+        now = await broker.clock()
     except BrokerError as error:
-        log.warning("calendar_read_failed", error=str(error))
+        log.warning("broker_clock_read_failed", error=str(error))
+        return regular
+    if not now.is_open:
         return None
-    return sessions[0] if sessions else None
+    opened = now.at if regular is None else min(regular.open, now.at)
+    return Session(today, opened, now.next_close)
