@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from catalyst.cli.command_lines import close_line, flatten_line, resume_lines, scan_line
 from catalyst.cli.output import print_result
 from catalyst.cli.settings import (
     ConfigOption,
@@ -105,7 +106,7 @@ def scan(
 ) -> None:
     """Scan now; without --trade no order is sent."""
     answer = send_command(config, "scan", {"trade": trade}, timeout=LONG_ANSWER_TIMEOUT)
-    print_result(answer, as_json, lambda: [_scan_line(answer)])
+    print_result(answer, as_json, lambda: [scan_line(answer)])
 
 
 def close(
@@ -115,7 +116,7 @@ def close(
 ) -> None:
     """Exit one position safely: cancel its stop and target, then close the shares with a market order."""
     answer = send_command(config, "close", {"symbol": symbol.upper()})
-    print_result(answer, as_json, lambda: [_close_line(answer)])
+    print_result(answer, as_json, lambda: [close_line(answer)])
 
 
 def halt(
@@ -150,7 +151,7 @@ def halt(
 def resume(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Allow entries again after a halt, a flatten, an emergency stop or SAFE mode."""
     answer = send_command(config, "resume", {})
-    print_result(answer, as_json, lambda: _resume_lines(answer))
+    print_result(answer, as_json, lambda: resume_lines(answer))
 
 
 def flatten(
@@ -460,54 +461,3 @@ def _user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as containers have
         return "unknown"
-
-
-def _close_line(answer: Mapping[str, object]) -> str:
-    if answer.get("market_open", True):
-        return f"exiting {answer['symbol']}; `catalyst positions` shows when it is closed"
-    return (
-        f"the market is closed: {answer['symbol']} stays under its stop and is sold {answer['sold_when']}; "
-        "`catalyst positions` shows when it is closed"
-    )
-
-
-def flatten_line(answer: Mapping[str, object]) -> str:
-    resume = "`catalyst resume` allows entries again"
-    ended = (
-        "the daemon has flattened and ended; start it with `catalyst run`; "
-        if answer.get("daemon_ended")
-        else ""
-    )
-    held = answer.get("held")
-    if answer.get("flat"):
-        return f"flat: no order, no position; {ended}{resume}"
-    if not answer.get("market_open", True) and isinstance(held, list) and held:
-        return (
-            f"NOT flat, the market is closed: {', '.join(map(str, held))} stay under their stops and are sold "
-            f"{answer['sold_when']}; {resume}"
-        )
-    return f"NOT proven flat: {answer.get('unproven_reason')}; {ended}check `catalyst status` and the broker's own app"
-
-
-def _scan_line(answer: Mapping[str, object]) -> str:
-    from catalyst.report.formatting import describe_funnel
-
-    counts, plans = answer.get("counts"), answer.get("plans")
-    steps = describe_funnel(counts) if isinstance(counts, dict) else ""
-    chosen = ", ".join(map(str, plans)) if isinstance(plans, list) and plans else "nothing to trade"
-    return f"{steps}: {chosen}"
-
-
-def _resume_lines(answer: Mapping[str, object]) -> list[str]:
-    cleared, still_closed = answer.get("cleared"), answer.get("still_closed")
-    lines = [
-        f"cleared: {', '.join(map(str, cleared))}"
-        if isinstance(cleared, list) and cleared
-        else "no latch was set"
-    ]
-    reasons = answer.get("reasons")
-    if isinstance(still_closed, list) and still_closed:
-        texts = reasons if isinstance(reasons, dict) else {}
-        lines.append("entries stay blocked by:")
-        lines += [f"  {name}: {texts.get(name, '')}" for name in still_closed]
-    return lines

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from cli.shell import TIMEOUT_S, Shell
 
-from catalyst.cli.commands import flatten_line
+from catalyst.cli.command_lines import flatten_line
 from catalyst.clock import ScaledClock
 from catalyst.daemon.exits.flat_proof import FlatProof
 from catalyst.store.account_lock import lock_key

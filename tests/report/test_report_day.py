@@ -9,7 +9,7 @@ import pytest
 from report.traded_day import ACCOUNT, CYCLE, DAY, OPEN, SCANNED_AT, write_day, write_trade
 from rich.console import Console
 
-from catalyst.cli.commands import _scan_line
+from catalyst.cli.command_lines import scan_line
 from catalyst.domain.order import PositionSide
 from catalyst.domain.session import Session
 from catalyst.report import status as status_report
@@ -112,7 +112,7 @@ async def test_status_without_a_known_calendar_says_so(store: Store) -> None:
 def test_scan_answer_lists_the_stages_in_their_order() -> None:
     """The keys of a JSON answer have no order; the line has the order of the pipeline."""
     counts = {"news": 3, "plan": 1, "risk": 2, "scan": 4, "score": 3, "listed": 9}
-    assert _scan_line({"counts": counts, "plans": ["AAPL"]}) == (
+    assert scan_line({"counts": counts, "plans": ["AAPL"]}) == (
         "listed 9 → scan 4 → news 3 → score 3 → risk 2 → plan 1: AAPL"
     )
 

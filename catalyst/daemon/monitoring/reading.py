@@ -95,7 +95,7 @@ def read_daemon(components: Components, watchdog: Watchdog, stored: StoredFigure
         database_state=components.stop_monitor.health.state,
         held_positions=held,
         unprotected=frozenset(
-            components.outage_protection.unprotected if outage else unprotected_time.unprotected
+            components.outage_protection.shown.unprotected if outage else unprotected_time.unprotected
         ),
         unprotected_seconds=dict(unprotected_time.measured_seconds),
         ended_loops=tuple(sorted(supervisor.ended & ENDLESS_LOOPS)),

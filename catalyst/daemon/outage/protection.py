@@ -74,19 +74,26 @@ class OvernightStops:
 
 
 @dataclass
-class OutageProtection:
-    """Protects positions from broker reads, without the database.
+class ShownStops:
+    """What one read of the broker showed of the stops.
 
-    `unprotected`: ids of the positions without a working stop when the broker was last read. `unexplained`: symbols
-    held in which an order of ours works, but without a position; only without rows.
+    `unprotected`: ids of the positions without a working stop. `unexplained`: symbols held in which an order of ours
+    works, but without a position; only without rows. `ending`: symbols whose stop is a day order.
     """
+
+    unprotected: set[int] = field(default_factory=set)
+    unexplained: set[str] = field(default_factory=set)
+    ending: set[str] = field(default_factory=set)
+
+
+@dataclass
+class OutageProtection:
+    """Protects positions from broker reads, without the database. `shown`: what the last read showed."""
 
     outage_exit: OutageExit
     clock: Clock
     config: CurrentConfig
-    unprotected: set[int] = field(default_factory=set)
-    unexplained: set[str] = field(default_factory=set)
-    ending: set[str] = field(default_factory=set)  # symbols whose stop is a day order
+    shown: ShownStops = field(default_factory=ShownStops)
     _placeholder_ids: dict[str, int] = field(default_factory=dict)  # symbol → negative id instead of a row's
     _states: StateSince[str] = field(default_factory=StateSince[str])  # by symbol
     _partial_fill_since: dict[str, datetime] = field(default_factory=dict)  # by broker id of the entry
@@ -125,14 +132,14 @@ class OutageProtection:
     async def _protect(self, snapshot: OutageSnapshot) -> list[PositionRow]:
         """Do one step for each unprotected position that the broker shows; return our positions."""
         held: list[PositionRow] = []
-        self.unexplained.clear()
-        self.ending.clear()
+        self.shown.unexplained.clear()
+        self.shown.ending.clear()
         for symbol in sorted(self.outage_exit.our_symbols(snapshot) & snapshot.positions.keys()):
             position = self._reconstruct_position(snapshot, snapshot.positions[symbol])
             if position is not None:
                 held.append(self._with_levels(position, snapshot.positions[symbol]))
             elif self.outage_exit.without_rows:
-                self.unexplained.add(symbol)
+                self.shown.unexplained.add(symbol)
         if (
             snapshot.unreadable_rows
         ):  # a position that is not shown may exist: its stop level is still watched
@@ -140,7 +147,7 @@ class OutageProtection:
                 row for row in self.outage_exit.last_known.positions if row.symbol not in snapshot.positions
             ]
         self._forget_symbols_except({position.symbol for position in held})
-        self.unprotected = set()
+        self.shown.unprotected = set()
         for position in held:
             if position.symbol in snapshot.positions:
                 await self._protect_position(snapshot, position)
@@ -157,7 +164,7 @@ class OutageProtection:
         while True:
             snapshot = await self.outage_exit.read_broker()
             held = [] if snapshot is None else await self._protect(snapshot)
-            is_done = snapshot is not None and not self.unprotected and not self.unexplained
+            is_done = snapshot is not None and not self.shown.unprotected and not self.shown.unexplained
             if is_done or self.clock.now() - began >= within:
                 return _overnight_stops(self, held, is_read=snapshot is not None)
             await self.clock.sleep(PROTECT_INTERVAL)
@@ -247,7 +254,7 @@ class OutageProtection:
         entries = [order for order in working if self._is_own_entry(order, position.side)]
         expires_today = any(order.time_in_force == "day" for order in working if order not in entries)
         if expires_today:
-            self.ending.add(symbol)
+            self.shown.ending.add(symbol)
         shares = HeldShares(
             expires_today=expires_today,
             state=state,
@@ -263,7 +270,7 @@ class OutageProtection:
         if state in (Protection.PROTECTED, Protection.EXCESS):
             self._unprotected_since.pop(symbol, None)
         else:
-            self.unprotected.add(position.position_id)
+            self.shown.unprotected.add(position.position_id)
             self._log_over_budget(position, self._unprotected_since.setdefault(symbol, now), now)
         if step.action is not ProtectionAction.EXIT:
             self._unprotectable.pop(symbol, None)
@@ -415,8 +422,8 @@ def _overnight_stops(
 ) -> OvernightStops:
     if not is_read:
         return OvernightStops(is_read=False)
-    missing = frozenset(row.symbol for row in held if row.position_id in protection.unprotected)
+    missing = frozenset(row.symbol for row in held if row.position_id in protection.shown.unprotected)
     protected = frozenset(row.symbol for row in held) - missing
-    ending = protected & protection.ending
-    unexplained = frozenset(protection.unexplained)
+    ending = protected & protection.shown.ending
+    unexplained = frozenset(protection.shown.unexplained)
     return OvernightStops(True, protected - ending, ending, missing, unexplained)

@@ -127,7 +127,9 @@ class StopMonitor:
     def _unprotected(self) -> set[int]:
         """Return the ids of positions without a stop at the broker, from the component that protects them now."""
         return (
-            self.outage_protection.unprotected if self.health.is_down else self.unprotected_time.unprotected
+            self.outage_protection.shown.unprotected
+            if self.health.is_down
+            else self.unprotected_time.unprotected
         )
 
     async def refresh_prices(self) -> None:
