@@ -12,6 +12,8 @@ from typing import Any
 
 from catalyst.config.schema import Section
 from catalyst.config.settings import Settings
+from catalyst.domain.latency import Latency
+from catalyst.store.cycles import CycleRow
 
 WAITS = ("/catalyst/clock.py", "/change_signal.py")  # their frames hold the pause of the present wait
 SCALARS = (bool, int, float, Decimal, str, timedelta, Path, Section)
@@ -21,7 +23,8 @@ def held_values(root: object) -> Iterator[tuple[str, object]]:
     """Yield the path and the value of each scalar, text and section that `root` or a running loop holds.
 
     An object has one path, the shortest one, equal in each run: from `root`, else from the loop that holds it.
-    `Settings` are left out: they are those of the start.
+    `Settings` are left out: they are those of the start. So are the stored row of a day, whose limits nobody applies,
+    and the counts of latencies.
     """
     seen: set[int] = set()
     yield from _walk(deque([("", root)]), seen)
@@ -33,7 +36,7 @@ def _walk(pending: deque[tuple[str, object]], seen: set[int]) -> Iterator[tuple[
     """Yield path and value of all that `pending` leads to, breadth first; `seen` has the ids of the objects so far."""
     while pending:
         path, value = pending.popleft()
-        if isinstance(value, Settings):
+        if isinstance(value, Settings | CycleRow | Latency):
             continue
         if isinstance(value, SCALARS) or (isinstance(value, tuple) and not any(map(_has_fields, value))):
             yield path, value

@@ -78,7 +78,7 @@ def test_doctor_reports_on_the_database(shell: Shell, database: str) -> None:
     assert completed.returncode == 1, completed.stdout + completed.stderr
     for text in (
         "WARNING   autovacuum is off",
-        "executions_by_time",
+        "alerts_by_key",
         "catalyst cli",
         "log_min_duration_statement",
         "scan frames: 0",

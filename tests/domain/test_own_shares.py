@@ -22,7 +22,7 @@ def order(text: str, minute: int = 0) -> OrderReport:
     own = client_order_id("abcdef", f"{text}{minute}", who, 0)
     return OrderReport(
         broker_id=f"{text}@{minute}",
-        client_order_id="by-hand" if who == "p" else own,
+        client_order_id="of-a-person" if who == "p" else own,
         symbol="AAPL",
         side=Side(side),
         quantity=Decimal(shares),
@@ -40,7 +40,7 @@ def order(text: str, minute: int = 0) -> OrderReport:
 
 
 def own_ids(orders: list[OrderReport]) -> set[str]:
-    return {order.broker_id for order in orders if order.client_order_id != "by-hand"}
+    return {order.broker_id for order in orders if order.client_order_id != "of-a-person"}
 
 
 @pytest.mark.parametrize(

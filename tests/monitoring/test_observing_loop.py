@@ -14,7 +14,8 @@ from tests.monitoring.sample_reading import NOW
 @pytest.mark.parametrize(("loop", "enters_safe_mode"), [("monitoring", False), ("exits", True)])
 async def test_failed_monitoring_is_restarted_and_stops_no_entries(loop: str, enters_safe_mode: bool) -> None:
     """Any loop runs again after a defect; only one that trades enters SAFE mode."""
-    gate, clock, starts = EntryGate({}), ManualClock(NOW), 0
+    clock, starts = ManualClock(NOW), 0
+    gate = EntryGate(clock, reasons={})
 
     async def fail() -> None:
         nonlocal starts
