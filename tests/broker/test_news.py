@@ -104,8 +104,8 @@ async def test_no_headlines_return_an_empty_frame_with_columns(
 async def test_malformed_headlines_are_dropped_alone_and_text_is_cleaned(
     news: AlpacaNews, server: ScriptedServer, malformed: list[tuple[str, object]]
 ) -> None:
-    """Nulls and wrong types drop only their own row; zero bytes and control characters are removed before the
-    text is stored."""
+    """Nulls and wrong types drop only their own row; a zero byte is replaced and control characters are
+    removed before the text is stored."""
     rows = [
         headline_json(1, "AAPL", headline=None),
         headline_json(2, "AAPL", created_at="yesterday"),
@@ -117,7 +117,7 @@ async def test_malformed_headlines_are_dropped_alone_and_text_is_cleaned(
     server.on("GET", "/v1beta1/news", server.json_reply({"news": rows, "next_page_token": None}))
     frame = await news.headlines(["AAPL"], START, END)
     assert list(frame["id"]) == ["4", "5"]
-    assert list(frame["headline"]) == ["Headline 4", "ab[31m c"]
+    assert list(frame["headline"]) == ["Headline 4", "a\N{REPLACEMENT CHARACTER}b[31m c"]
     assert len(malformed) == 3
 
 
