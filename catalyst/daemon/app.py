@@ -104,7 +104,7 @@ async def recover_and_run(
     server: EmbeddedPostgres | None = None,
 ) -> ExitCode:
     """Recover, then run every loop until a signal, a successor, or the end of the only day."""
-    stop.describe_positions = lambda: describe_positions(components)
+    stop.describe_positions_by(lambda: describe_positions(components))
     watchdog = _build_watchdog(components)
     async with watchdog.watching():
         return await _recover_and_run(components, lease, stop, watchdog, once=once, server=server)

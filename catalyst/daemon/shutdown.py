@@ -55,6 +55,10 @@ class StopRequest:
     reload_requested: asyncio.Event = field(default_factory=asyncio.Event)
     describe_positions: Callable[[], str] = lambda: "the positions are not known yet"
 
+    def describe_positions_by(self, describe: Callable[[], str]) -> None:
+        """Use this description in the question of the first Ctrl-C."""
+        self.describe_positions = describe
+
     def request(
         self,
         reason: str,

@@ -279,7 +279,7 @@ async def test_several_exits_leave_one_position_at_a_time_without_a_stop(databas
         for symbol in symbols:
             await scenario.given_position(symbol, 20)
         await scenario.refuse_replacements()
-        unprotected = scenario.server.exchange.state.unprotected_time._unprotected
+        unprotected = scenario.server.exchange.state.unprotected_time.lasting
         most: list[int] = []
         scenario.crash_trigger.on_step = lambda *_: most.append(len(unprotected))
         await scenario.conn.execute(

@@ -51,7 +51,7 @@ async def test_no_secret_is_written_to_logs_rows_or_files(
     for place, expected in {
         "the log": "Traceback",
         "the database": "AAPL",
-        "the files": "EMERGENCY_STOP",
+        "the files": "SHUTDOWN",
     }.items():
         assert expected in texts[place], f"{place} lacks text in which a secret could be"
     assert [place for place, text in texts.items() if KEY in text or SECRET in text] == []

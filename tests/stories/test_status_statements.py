@@ -155,8 +155,8 @@ async def test_refused_feed_is_an_alert_and_the_reason_why_nobody_scans(database
         checks = [
             result async for result in _check_broker(scenario.settings, scenario.clock, DatabaseOwner())
         ]
-        (data,) = [result for result in checks if result.name == "data"]
-        assert (data.verdict, "feed sip" in data.detail) == (CheckVerdict.FAIL, True)
+        (data,) = [result for result in checks if result.name == "feed"]
+        assert (data.verdict, "does not include sip" in data.detail) == (CheckVerdict.FAIL, True)
         await scenario.clock.advance_to(at("09:36"))
         assert await scenario.alert_events() == ["MARKET_DATA_REFUSED"]
         status = await status_of(scenario)

@@ -89,6 +89,10 @@ class PositionExit:
         self._has_begun_cancel = False
         self._reports = ReportWait(self.clock, self.ledger.changed)
 
+    def note_slow_alert(self) -> None:
+        """Record that an alert says how long this exit takes."""
+        self.is_slow_alerted = True
+
     async def run(self) -> None:
         """Exit the position; return when it is closed or postponed, when no step is left, or when the market is
         closed.

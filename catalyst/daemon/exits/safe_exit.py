@@ -202,7 +202,7 @@ class SafeExit:
             log.error("exit_slow", symbol=row.symbol, reason=slow[row.position_id].intent.reason)
         if held and await alert_slow_exits(self.store, [row.symbol for row in held], at=now):
             for row in held:
-                slow[row.position_id].is_slow_alerted = True
+                slow[row.position_id].note_slow_alert()
         return []
 
     def end_exits(self, position_ids: Iterable[int]) -> None:

@@ -147,7 +147,7 @@ class OutageProtection:
                 row for row in self.outage_exit.last_known.positions if row.symbol not in snapshot.positions
             ]
         self._forget_symbols_except({position.symbol for position in held})
-        self.shown.unprotected = set()
+        self.shown.unprotected.clear()
         for position in held:
             if position.symbol in snapshot.positions:
                 await self._protect_position(snapshot, position)
