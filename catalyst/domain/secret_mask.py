@@ -32,7 +32,11 @@ _WORD: Final = re.compile(r"[A-Za-z]+|[0-9]+")
 _PUBLIC_WORDS: Final = frozenset({"catalyst", "localhost", "password", "postgres", "postgresql"})
 _CONTROLS: Final = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f", "\v": "v", "\a": "a"}
 _BACKSLASH: Final = r"(?:\\|%(?:25)*5c)"
-_BASE64: Final = r"[A-Za-z0-9+/=_-]*"
+_BACKSLASHES: Final = (
+    "{0,16}"  # one or more times escaped; without a bound a long run of them takes quadratic time
+)
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/=_-]*")
+_BASE64_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-")
 _END_OF_CUT: Final = " .…'\")]}\n"
 
 
@@ -44,13 +48,15 @@ class SecretMask:
             {text for text in secrets if len(text) >= MIN_SECRET_LENGTH}, key=len, reverse=True
         )
         # A pattern runs only on a text that contains its probe, which is part of every match.
-        self._patterns = [(_longest_run(text), re.compile(_pattern(text))) for text in self._secrets] + [
-            (_longest_run(middle), re.compile(_BASE64 + _either_alphabet(middle) + _BASE64))
+        self._patterns = [(_longest_run(text), re.compile(_pattern(text))) for text in self._secrets]
+        self._middles = [
+            (_longest_run(middle), re.compile(_either_alphabet(middle)))
             for text in self._secrets
             for middle in _base64_middles(text)
         ]
         starts = {text[:MIN_CUT_LENGTH] for text in self._secrets}
-        runs = {probe for probe, _ in self._patterns if not any(start in probe for start in starts)}
+        probes = [probe for probe, _ in (*self._patterns, *self._middles)]
+        runs = {probe for probe in probes if not any(start in probe for start in starts)}
         self._probes = (*runs, *starts, "://")
 
     def may_contain_secret(self, text: str) -> bool:
@@ -65,6 +71,9 @@ class SecretMask:
         for probe, pattern in self._patterns:
             if probe in text:
                 text = pattern.sub(MASK, text)
+        for probe, middle in self._middles:
+            if probe in text:
+                text = _mask_base64(middle, text)
         for secret in self._secrets:
             if secret[:MIN_CUT_LENGTH] in text and not _is_word(secret):
                 text = _mask_cut(secret, text)
@@ -97,15 +106,15 @@ def _spellings(character: str) -> str:
     if (entity := html.escape(character)) != character:
         entities.append(entity.strip("&;"))
     forms = [
-        f"{_BACKSLASH}*(?:{re.escape(character)}|{percent}|{_entity('|'.join(entities))})",
-        "".join(rf"{_BACKSLASH}+x{byte:02x}" for byte in raw),
-        "".join(rf"{_BACKSLASH}+u{utf16[n : n + 2].hex()}" for n in range(0, len(utf16), 2)),
-        rf"{_BACKSLASH}+U{code:08x}",
+        f"{_BACKSLASH}{_BACKSLASHES}(?:{re.escape(character)}|{percent}|{_entity('|'.join(entities))})",
+        "".join(rf"{_BACKSLASH}{{1,16}}x{byte:02x}" for byte in raw),
+        "".join(rf"{_BACKSLASH}{{1,16}}u{utf16[n : n + 2].hex()}" for n in range(0, len(utf16), 2)),
+        rf"{_BACKSLASH}{{1,16}}U{code:08x}",
     ]
     if code < 0x100:
-        forms.append(rf"{_BACKSLASH}+x{code:02x}")
+        forms.append(rf"{_BACKSLASH}{{1,16}}x{code:02x}")
     if character in _CONTROLS:
-        forms.append(_BACKSLASH + "+" + _CONTROLS[character])
+        forms.append(_BACKSLASH + "{1,16}" + _CONTROLS[character])
     if character == " ":
         forms.append(r"\+|%(?:25)*2b")
     return f"(?i:{'|'.join(forms)})"
@@ -129,6 +138,19 @@ def _base64_middles(text: str) -> Iterable[str]:
 def _either_alphabet(middle: str) -> str:
     """Return a pattern of a base64 text in the standard and in the URL alphabet."""
     return re.escape(middle).replace(r"\+", "(?:[+-]|%2[Bb])").replace("/", r"(?:\\*/|_|%2[Ff])")
+
+
+def _mask_base64(middle: re.Pattern[str], text: str) -> str:
+    """Mask each base64 text around a match; its ends are found by steps, because a pattern takes quadratic time."""
+    parts, end = [], 0
+    while (found := middle.search(text, end)) is not None:
+        start = found.start()
+        while start > end and text[start - 1] in _BASE64_CHARACTERS:
+            start -= 1
+        parts += [text[end:start], MASK]
+        rest = _BASE64.match(text, found.end())
+        end = found.end() if rest is None else rest.end()
+    return "".join((*parts, text[end:]))
 
 
 def _mask_cut(secret: str, text: str) -> str:

@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -56,6 +56,13 @@ secrets = st.text(
 ).filter(lambda text: len(set(text)) > 5 and text.strip() == text and MASK not in text)
 
 
+@pytest.fixture(autouse=True)
+def forgotten_secrets() -> Iterator[None]:
+    """Forget the secrets after each test: the other tests of the process have none."""
+    yield
+    forget_secrets()
+
+
 def fail_with(text: str) -> None:
     """Fail as a library does whose error quotes what it was given."""
     raise ValueError(text)
@@ -78,6 +85,16 @@ def test_mask_covers_every_spelling_of_a_secret(secret: str, inner: str, outer: 
         shown = SPELLINGS[outer](shown) if outer not in ("basic auth", "base64") else shown
     assert_hidden(secret, mask_text(f"before ({shown}) after"))
     assert mask_text("an ordinary line of the log") == "an ordinary line of the log"
+
+
+@pytest.mark.parametrize("part", ["x", "\\", "%25", "/+"])
+def test_mask_of_a_long_text_takes_linear_time(part: str):
+    """A megabyte of one character that occurs in the spellings of a secret is masked; a quadratic search hangs."""
+    add_secrets(["S3cretS3cretS3cret", "\x7f\\\\xx ?>?>?>?> x", "xx/xx/xx/xx"])
+    text = part * (1_000_000 // len(part))
+    assert mask_text(f"{text} S3cretS3cretS3cret {text}") == f"{text} {MASK} {text}"
+    middle = base64.b64encode(b"xxxS3cretS3cretS3cretxxx").decode()
+    assert mask_text(f"{text} {middle}").endswith(f" {MASK}")
 
 
 @given(secrets, st.sampled_from(sorted(SPELLINGS)))
@@ -200,7 +217,7 @@ def test_log_masks_library_events_and_tracebacks(
     """Events of the standard library's loggers, their arguments and tracebacks are masked like our own."""
     monkeypatch.setenv("ALPACA_API_KEY", "PKCANARY7Q2W9E4R5T6Y")
     monkeypatch.setenv("ALPACA_SECRET_KEY", "canary/8uJ3kLm9Zx2Cv5Bn7Qw1Er4Ty6Ui")
-    handlers, level = logging.root.handlers[:], logging.root.level
+    handlers, level, before = logging.root.handlers[:], logging.root.level, structlog.get_config()
     try:
         logs.configure(load(), ManualClock(NOW))
         try:
@@ -211,7 +228,7 @@ def test_log_masks_library_events_and_tracebacks(
                 "refused", settings=MappingProxyType({"k": "PKCANARY7Q2W9E4R5T6Y"})
             )
     finally:
-        structlog.reset_defaults()
+        structlog.configure(**before)  # the defaults render a long error text for minutes
         logging.root.handlers[:] = handlers
         logging.root.setLevel(level)
     output = capsys.readouterr().out
