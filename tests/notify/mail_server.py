@@ -19,6 +19,7 @@ from typing import Any, Final
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+ROOT: Final = Path(__file__).parents[2]
 CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")
 USER, PASSWORD = "trader@example.com", "app-password-of-the-test"
 
@@ -45,9 +46,12 @@ class MailServer:
 @contextmanager
 def run_mail_server(folder: Path, *, port: int = 0, implicit_tls: bool = False) -> Iterator[MailServer]:
     """Run the server until the block ends; `port` 0 takes a free one."""
-    command = [sys.executable, "-m", "tests.notify.mail_server", str(folder), str(port)]
+    command = [sys.executable, "-m", "tests.notify.mail_server", str(folder.absolute()), str(port)]
     process = subprocess.Popen(
-        [*command, *(["--implicit-tls"] if implicit_tls else [])], stdout=subprocess.PIPE, text=True
+        [*command, *(["--implicit-tls"] if implicit_tls else [])],
+        cwd=ROOT,  # a test may work in another folder
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
