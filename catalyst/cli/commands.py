@@ -232,15 +232,12 @@ async def flatten_or_fall_back(
     """
     from catalyst.daemon import flatten_alone
 
-    failures: tuple[type[Exception], ...] = (
-        CatalystError, ExceptionGroup, OSError, *_defects(), *_database_errors(),
-    )  # fmt: skip
     try:
         result = await flatten_alone.flatten_with_database(settings, dsn, clock)
         if result.flat:
             await _answer_flatten(dsn, clock, command_id)
         return _alone_facts(result)
-    except failures as error:
+    except Exception as error:  # whatever has failed, the shares must be sold  # noqa: BLE001
         causes = list(leaf_errors(error))
         another = next((cause for cause in causes if isinstance(cause, AnotherDaemonRunning)), None)
         if another is not None:
@@ -289,20 +286,11 @@ async def _answer_of_starting_daemon(
     return None
 
 
-def _defects() -> tuple[type[Exception], ...]:
-    """Return the errors of a defect of ours: shares must not stay because of one."""
-    return (
-        ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
-    )  # fmt: skip
-
-
 def _alone_facts(result: "FlattenResult") -> Mapping[str, object]:
     return {
         "flat": result.flat,
         "unproven_reason": result.remains or None,
         "daemon_ended": result.daemon_ended,
-        "market_open": True,
-        "held": [],
     }
 
 

@@ -12,13 +12,12 @@ from typing import Any, Final
 
 import yaml
 from dotenv import dotenv_values
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
-from catalyst.config.loader import PlainLoader, decide_mode, load, read_environment
+from catalyst.config.loader import PlainLoader, decide_mode, load, read_valid_environment
 from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.settings import Environment, Settings
 from catalyst.domain.errors import ConfigInvalid
-from catalyst.domain.secret_mask import add_secrets, url_secrets
 
 SECTIONS: Final = ("trading", "broker", "database")
 # Keys that decide the account, the database, and the lock that keeps two processes apart.
@@ -63,7 +62,7 @@ def load_addresses(path: Path | None, *, env_file: Path | None) -> Addresses:
     unreadable = env_file is not None and not os.access(env_file, os.R_OK)
     if unreadable:
         env_file = None
-    env, invalid_names = _valid_environment(env_file)
+    env, invalid_names = read_valid_environment(env_file)
     if "database_url" in invalid_names or _has_lost_address(env_file, env):
         raise ConfigInvalid(problem)
     config, lost = _valid_sections(path)
@@ -89,25 +88,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:
         return True
-
-
-def _valid_environment(env_file: Path | None) -> tuple[Environment, set[str]]:
-    """Return the environment with the default in place of each invalid value, and the names of these."""
-    defaults: dict[str, Any] = {}
-    while True:
-        try:
-            env = read_environment(env_file, **defaults)
-            break
-        except ValidationError as error:
-            invalid_names = {str(fault["loc"][0]) for fault in error.errors()} - defaults.keys()
-            if not invalid_names:
-                raise ConfigInvalid("the environment cannot be read") from None
-            defaults |= {name: Environment.model_fields[name].default for name in invalid_names}
-    for name, value in env:
-        if isinstance(value, SecretStr):
-            secret = value.get_secret_value()
-            add_secrets(url_secrets(secret) if name.endswith("_url") else [secret])
-    return env, set(defaults)
 
 
 def _has_lost_address(env_file: Path | None, env: Environment) -> bool:

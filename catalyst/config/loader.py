@@ -101,6 +101,30 @@ def read_environment(env_file: Path | None, **values: Any) -> Environment:
     return Environment(_env_file=env_file, _secrets_dir=os.environ.get("CREDENTIALS_DIRECTORY"), **values)
 
 
+def read_valid_environment(env_file: Path | None) -> tuple[Environment, set[str]]:
+    """Return the environment with the default in place of each wrong value, and the names of these.
+
+    Every secret in it is masked from now on. Raises ConfigInvalid when the credentials cannot be read.
+    """
+    defaults: dict[str, Any] = {}
+    while True:
+        try:
+            env = read_environment(env_file, **defaults)
+            break
+        except ValidationError as error:
+            wrong = {
+                str(fault["loc"][0]).lower() for fault in error.errors(include_input=False)
+            } - defaults.keys()
+            if not wrong:
+                raise ConfigInvalid("the environment cannot be read") from None
+            defaults |= {name: Environment.model_fields[name].default for name in wrong}
+        except SettingsError:
+            raise ConfigInvalid("a file in $CREDENTIALS_DIRECTORY cannot be read as text") from None
+    held = {name: value for name, value in env if isinstance(value, SecretStr)}
+    add_secrets(_secrets_of(Variable(name, value.get_secret_value()) for name, value in held.items()))
+    return env, set(defaults)
+
+
 def load_alert_settings(*, env_file: Path | None = None) -> Settings:
     """Read the settings of alerts from the environment although the rest of the configuration is wrong.
 
@@ -108,17 +132,7 @@ def load_alert_settings(*, env_file: Path | None = None) -> Settings:
     ENABLE_EMAIL_ALERTS says no. Raises ConfigInvalid when the env file or the credentials cannot be read.
     """
     read_variables(env_file)
-    try:
-        try:
-            env = read_environment(env_file)
-        except ValidationError as error:
-            wrong = {str(each["loc"][0]).lower() for each in error.errors(include_input=False)}
-            unset = {name: Environment.model_fields[name].default for name in wrong}
-            env = read_environment(env_file, **unset)
-    except SettingsError:
-        raise ConfigInvalid("a file in $CREDENTIALS_DIRECTORY cannot be read as text") from None
-    held = {name: value for name, value in env if isinstance(value, SecretStr)}
-    add_secrets(_secrets_of(Variable(name, value.get_secret_value()) for name, value in held.items()))
+    env, _ = read_valid_environment(env_file)
     mail_is_on = env.enable_email_alerts if env.enable_email_alerts is not None else env.smtp_host is not None
     config = Config.model_validate({"features": {"email_alerts": mail_is_on}})
     return Settings(config, env, Mode.SIM, SessionMode.SUPERVISED)
