@@ -8,7 +8,8 @@ This file only builds, starts and stops components. It contains no order logic.
 """
 
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -81,7 +82,7 @@ async def run(
     stop_on_signals(stop, settings)
     for notice in settings.notices:
         log.warning("config_notice", notice=notice)
-    async with AsyncExitStack() as stack:
+    async with held_at_close(clock) as stack:
         try:
             account = await acquire_host_lock(stack, settings, clock, dsn=dsn, stop=stop)
         except StoppedAtStart:
@@ -93,6 +94,17 @@ async def run(
         if flatten_by is not None:
             stop.request(flatten_by, flatten=True, close_reason=CloseReason.MANUAL)
         return await recover_and_run(components, holding, stop, once=once, server=server)
+
+
+@asynccontextmanager
+async def held_at_close(clock: Clock) -> AsyncIterator[AsyncExitStack]:
+    """Provide a stack whose resources close under a hold: sockets need real time to close."""
+    async with AsyncExitStack() as stack:
+        try:
+            yield stack
+        finally:
+            with clock.hold():
+                await stack.aclose()
 
 
 async def recover_and_run(

@@ -158,6 +158,21 @@ def protection_of(quantity: Decimal, exits: list[ExitOrder]) -> Protection:
     return Protection.INACTIVE_LEGS if has_inactive_legs else Protection.UNPROTECTED
 
 
+def protection_by_rows(quantity: Decimal, rows: Sequence[OrderRow]) -> Protection:
+    """Decide whether the rows of a position or an orphan protect `quantity` shares.
+
+    A stop that the broker has replaced counts as pending until the row of its replacement is there: an order sent
+    beside the replacement would sell the shares a second time.
+    """
+    state = protection_of(quantity, exit_orders_of(rows))
+    known = {row.replaces for row in rows}
+    awaits_replacement = any(
+        row.order_purpose is Purpose.STOP_LOSS and row.status is Status.REPLACED and row.order_id not in known
+        for row in rows
+    )
+    return Protection.PENDING if state is Protection.UNPROTECTED and awaits_replacement else state
+
+
 def is_covered(quantity: Decimal, rows: Sequence[OrderRow]) -> bool:
     """Return true when working stops and working market exits cover `quantity` shares; `rows` are their orders."""
     stops, _ = _working_stop_qty(exit_orders_of(rows), LIVE_STATUSES)

@@ -115,10 +115,15 @@ async def test_fill_missing_from_stream_is_booked_by_poll(database: str) -> None
 
 
 @pytest.mark.promise("C15")
-async def test_stop_filled_by_replacement_order_is_booked_once(database: str) -> None:
-    """A stop that the broker fills through a replacement order is booked once, with the stop's reason."""
+@pytest.mark.parametrize("is_dropped", [False, True])
+async def test_stop_filled_by_replacement_order_is_booked_once(database: str, *, is_dropped: bool) -> None:
+    """A stop that the broker fills through a replacement order is booked once, with the stop's reason; no other order
+    is sent, also when only the replacement is reported and its fill is not."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
+        if is_dropped:
+            await scenario.inject_fault("stream_drop", event="fill")
+            await scenario.inject_fault("slow", method="GET", route="/v2/orders*", seconds=2)
         await scenario.admin("settings", {"stop_by_replacement": True})
         scenario.print_trade("AAPL", "187.90")
         await scenario.advance(seconds=30)

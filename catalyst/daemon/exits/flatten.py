@@ -18,7 +18,7 @@ from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.domain.order import Purpose
-from catalyst.domain.protection import Protection, exit_orders_of, lasting_stop, protection_of
+from catalyst.domain.protection import Protection, lasting_stop, protection_by_rows
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store import alerts, exit_intents, flat_proofs, journal, orders, positions
@@ -159,8 +159,7 @@ class Flatten:
         async with self.store.read() as conn:
             rows = await orders.of_positions(conn, sorted(held_ids))
         return all(
-            protection_of(position.quantity, exit_orders_of(rows[position.position_id]))
-            is Protection.PROTECTED
+            protection_by_rows(position.quantity, rows[position.position_id]) is Protection.PROTECTED
             and lasting_stop(rows[position.position_id]) is not None
             for position in held
         )

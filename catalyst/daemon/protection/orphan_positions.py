@@ -27,7 +27,7 @@ from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnav
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import whole_shares
-from catalyst.domain.protection import default_levels, exit_orders_of, protection_of
+from catalyst.domain.protection import default_levels, protection_by_rows
 from catalyst.domain.protection_step import (
     HeldShares,
     ProtectionAction,
@@ -274,7 +274,7 @@ class OrphanPositions:
             row for row in rows if row.parent_order_id is None and row.order_purpose is not Purpose.EXIT
         ]
         refusals = refusals_of(previous_orders)
-        state, now = protection_of(orphan.quantity, exit_orders_of(rows)), self.clock.now()
+        state, now = protection_by_rows(orphan.quantity, rows), self.clock.now()
         shares = HeldShares(
             state=state,
             since=self._states.update(orphan.orphan_id, state, now),

@@ -30,9 +30,8 @@ from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import (
     Protection,
     default_levels,
-    exit_orders_of,
     is_covered,
-    protection_of,
+    protection_by_rows,
 )
 from catalyst.domain.protection_step import (
     OVERNIGHT_REASON,
@@ -178,7 +177,7 @@ class PositionProtector:
         position, rows = await self._read_position(position_id)
         if position.quantity == 0:
             return
-        state = protection_of(position.quantity, exit_orders_of(rows))
+        state = protection_by_rows(position.quantity, rows)
         now = self.clock.now()
         step = next_protection_step(
             self._held_shares(position, rows, state), self._rules_for(position_id), now
