@@ -65,8 +65,8 @@ def decide(
     group = tuple(_without_carried_fills(rows, each) for each in group)
     report = group[0] if group else None
     decision = _DecisionBuilder(rows, given)
-    for each in group:
-        row = rows.row_of(each)
+    reported = [(each, rows.row_of(each)) for each in group]
+    for each, row in reported:
         if row is not None:
             decision.match(row, each)
         elif each is report:
@@ -74,9 +74,8 @@ def decide(
     for fill in sorted(fills, key=lambda each: each.cum_qty):
         if not decision.book(fill):
             return None
-    parent = None if report is None else rows.row_of(report)
-    for each in group:
-        row = rows.row_of(each)
+    parent = reported[0][1] if reported else None
+    for each, row in reported:
         if row is not None:
             decision.apply(row, each)
         elif parent is not None and not decision.add_leg(parent, each):
@@ -89,7 +88,9 @@ def _without_carried_fills(rows: ReportRows, report: OrderReport) -> OrderReport
 
     The broker shows the fills and the quantity of both as those of the replacement; our rows have each share once.
     """
-    row, replaced = rows.row_of(report), rows.by_broker_id.get(report.replaces or "")
+    if report.replaces is None:
+        return report
+    row, replaced = rows.row_of(report), rows.by_broker_id.get(report.replaces)
     if row is None or row.origin != "catalyst" or replaced is None or row.replaces != replaced.order_id:
         return report
     carried = min(replaced.filled_qty, report.filled_qty)

@@ -5,9 +5,10 @@ nothing is written. So the rows may have been read earlier, without a lock. A de
 transaction by itself; any other decision is written in the transaction that locked its rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -44,18 +45,48 @@ _UPDATE_ORDERS: Final = """
              WHERE o.order_id = s.order_id AND o.status = s.old_status AND o.filled_qty = s.old_filled
                AND o.quantity = s.old_quantity AND o.broker_status IS NOT DISTINCT FROM s.old_broker_status
                AND o.alpaca_order_id IS NOT DISTINCT FROM s.old_broker_id"""
-# Each row of a call is one JSON document: driver and PostgreSQL take it faster than an array for each column. Each key
-# is a column of the lists below.
-_ORDER_ROWS: Final = """unnest($4::json[]) AS document, json_to_record(document) AS e (
-                       order_id bigint, old_status text, old_filled numeric, old_quantity numeric,
-                       old_broker_status text, old_broker_id text, old_position_id bigint, broker_id text,
-                       broker_status text, new_status text, new_quantity numeric, new_filled numeric,
-                       avg_price numeric, rejection text, submitted_at timestamptz, filled_at timestamptz,
-                       canceled_at timestamptz, expired_at timestamptz, fill_cum_qty numeric, fill_quantity numeric,
-                       fill_price numeric, fill_at timestamptz, execution_id text, activity_id text)"""
-_JOURNAL_LINES: Final = """unnest($5::json[]) WITH ORDINALITY AS documents (document, n),
-                       json_to_record(document) AS j (
-                       order_id bigint, kind text, from_status text, to_status text, note text)"""
+# The columns of the rows of a call: an order as it was read and as it is to be, the fill that opens its position, and a
+# leg.
+_ORDER_COLUMNS: Final = """order_id bigint, old_status text, old_filled numeric, old_quantity numeric,
+    old_broker_status text, old_broker_id text, old_position_id bigint, broker_id text, broker_status text,
+    new_status text, new_quantity numeric, new_filled numeric, avg_price numeric, rejection text,
+    submitted_at timestamptz, filled_at timestamptz, canceled_at timestamptz, expired_at timestamptz"""
+_FILL_COLUMNS: Final = """fill_cum_qty numeric, fill_quantity numeric, fill_price numeric, fill_at timestamptz,
+    execution_id text, activity_id text"""
+_LEG_COLUMNS: Final = """parent bigint, client_id text, purpose text, side text, quantity numeric, type text,
+    force text, class text, limit_price numeric, stop_price numeric, broker_id text, broker_status text, status text,
+    replaces bigint, submitted_at timestamptz, filled_at timestamptz, canceled_at timestamptz, expired_at timestamptz,
+    rejection text, origin text"""
+_MAX_PARAMETER_ROWS: Final = 2  # rows that are parameters each; more are JSON documents
+_JOURNAL_LINES: Final = """unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[]) WITH ORDINALITY AS j (
+                       order_id, kind, from_status, to_status, note, n)"""
+_FIRST_ROW_PARAMETER: Final = 9
+
+
+def _are_parameters(count: int) -> bool:
+    return 0 < count <= _MAX_PARAMETER_ROWS
+
+
+def _rows(columns: str, first: int, count: int) -> tuple[str, int]:
+    """Return the source of `count` rows, numbered in `n`, whose parameters begin at `first`; and the next parameter.
+
+    A parameter for each value is the fastest way for the one or two rows of most reports. A JSON document for each row
+    is the fastest way for many, and the statement takes any number of them.
+    """
+    if not _are_parameters(count):
+        documents = f"unnest(${first}::json[]) WITH ORDINALITY AS documents (document, n)"
+        names = ", ".join(column.split()[0] for column in columns.split(","))
+        row = f"json_to_record(document) AS r ({columns})"
+        source = f"(SELECT n, {names} FROM {documents}, {row} LIMIT cardinality(${first}))"  # noqa: S608 -- literals
+        return source, first + 1
+    types = [column.split() for column in columns.split(",")]
+    rows = []
+    for n in range(count):
+        values = (f"${first + i}::{kind} AS {name}" for i, (name, kind) in enumerate(types))
+        rows.append(f"SELECT {n} AS n, {', '.join(values)}")
+        first += len(types)
+    return f"({' UNION ALL '.join(rows)})", first
+
 
 _NEW_LEGS: Final = """, new_legs AS (
             INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
@@ -68,14 +99,8 @@ _NEW_LEGS: Final = """, new_legs AS (
                    l.class, l.origin, p.cycle_id, p.position_id, l.parent, l.replaces, l.limit_price, l.stop_price,
                    l.broker_id, l.broker_status, $3, l.status, $1, $1, $1, 1, $1, l.submitted_at, l.filled_at,
                    l.canceled_at, l.expired_at, l.rejection
-              FROM unnest($6::json[]) WITH ORDINALITY AS documents (document, n), json_to_record(document) AS l (
-                       parent bigint, client_id text, purpose text, side text, quantity numeric, type text,
-                       force text, class text, limit_price numeric, stop_price numeric, broker_id text,
-                       broker_status text, status text, replaces bigint, submitted_at timestamptz,
-                       filled_at timestamptz, canceled_at timestamptz, expired_at timestamptz, rejection text,
-                       origin text)
-              JOIN orders p ON p.order_id = l.parent
-             ORDER BY documents.n
+              FROM {legs} AS l JOIN orders p ON p.order_id = l.parent
+             ORDER BY l.n
             RETURNING order_id, parent_order_id, status, broker_status, alpaca_order_id
         )"""
 _JOURNAL_OF_LEGS: Final = """
@@ -85,38 +110,43 @@ _JOURNAL_OF_LEGS: Final = """
                       FROM new_legs"""
 
 
-def _write_orders_sql(*, with_legs: bool) -> str:
-    """Return the statement that changes orders; without legs it is a quarter cheaper for the server."""
-    new_ids = (
-        ", order_id, alpaca_order_id FROM (SELECT) AS once LEFT JOIN new_legs ON true" if with_legs else ""
-    )
+def write_orders_sql(orders: int, legs: int) -> str:
+    """Return the statement that changes so many orders and inserts so many legs.
+
+    Parameters: time, source, epoch, the columns of the journal's lines, the rows of the orders, the rows of the legs.
+    Without legs it is a quarter cheaper for the server.
+    """
+    order_rows, next_parameter = _rows(_ORDER_COLUMNS, _FIRST_ROW_PARAMETER, orders)
+    new_legs = journal_of_legs = new_ids = ""
+    if legs:
+        new_legs = _NEW_LEGS.format(legs=_rows(_LEG_COLUMNS, next_parameter, legs)[0])
+        journal_of_legs = _JOURNAL_OF_LEGS
+        new_ids = ", order_id, alpaca_order_id FROM (SELECT) AS once LEFT JOIN new_legs ON true"
     return f"""
         WITH expected AS (
-            SELECT e.*, NULL::bigint AS position_id
-              FROM {_ORDER_ROWS}
-             LIMIT cardinality($4)
+            SELECT e.*, NULL::bigint AS position_id FROM {order_rows} AS e
         ), updated AS ({_UPDATE_ORDERS}
             RETURNING o.order_id
-        ){_NEW_LEGS if with_legs else ""}, journaled AS (
+        ){new_legs}, journaled AS (
             INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
             SELECT order_id, $1, $2::text, kind, from_status, to_status, note
-              FROM (SELECT j.*, documents.n FROM {_JOURNAL_LINES}
-                    {_JOURNAL_OF_LEGS if with_legs else ""}) AS line
+              FROM (SELECT * FROM {_JOURNAL_LINES}
+                    {journal_of_legs}) AS line
              ORDER BY order_id, n
         )
-        SELECT require_unchanged((SELECT count(*) FROM updated), cardinality($4)){new_ids}
+        SELECT require_unchanged((SELECT count(*) FROM updated), (SELECT count(*) FROM expected)){new_ids}
 """  # noqa: S608 -- literals alone
 
 
-WRITE_ORDERS: Final = _write_orders_sql(with_legs=False)
-WRITE_ORDERS_AND_LEGS: Final = _write_orders_sql(with_legs=True)
+def open_positions_sql(entries: int) -> str:
+    """Return the statement that writes so many entries, each with its first fill, which opens its position.
 
-# Each entry with its first fill, which opens the position; its later fills are written like those of any position.
-OPEN_POSITIONS: Final = f"""
+    Later fills are written like those of any position. Parameters as above, without legs.
+    """
+    rows, _ = _rows(f"{_ORDER_COLUMNS}, {_FILL_COLUMNS}", _FIRST_ROW_PARAMETER, entries)
+    return f"""
         WITH expected AS (
-            SELECT nextval('positions_position_id_seq') AS position_id, e.*
-              FROM {_ORDER_ROWS}
-             LIMIT cardinality($4)
+            SELECT nextval('positions_position_id_seq') AS position_id, e.* FROM {rows} AS e
         ), opened AS (
             INSERT INTO positions (position_id, cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty,
                                    proceeds, entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,
@@ -143,9 +173,18 @@ OPEN_POSITIONS: Final = f"""
               FROM {_JOURNAL_LINES}
              ORDER BY order_id, n
         )
-        SELECT require_unchanged((SELECT count(*) FROM updated), cardinality($4)), order_id, position_id
+        SELECT require_unchanged((SELECT count(*) FROM updated), (SELECT count(*) FROM expected)), order_id, position_id
           FROM (SELECT) AS once LEFT JOIN updated ON true
 """  # noqa: S608 -- literals alone
+
+
+_SIZES: Final = range(_MAX_PARAMETER_ROWS + 2)  # the last stands for every larger number
+WRITE_ORDERS: Final = {(orders, legs): write_orders_sql(orders, legs) for orders in _SIZES for legs in _SIZES}
+OPEN_POSITIONS: Final = {entries: open_positions_sql(entries) for entries in _SIZES}
+
+
+def _size(rows: Sized) -> int:
+    return min(len(rows), _SIZES[-1])
 
 
 @dataclass(slots=True)
@@ -204,11 +243,17 @@ async def _write_orders(
     epoch: int,
 ) -> dict[str, int]:
     """Change every order, insert the row of every leg, and journal each step; return the legs' order ids."""
-    order_arguments = (at, source, epoch, _documents(map(_order_row, changes)), _journal_lines(changes))
+    found = await conn.fetch(
+        WRITE_ORDERS[_size(changes), _size(new_legs)],
+        at,
+        source,
+        epoch,
+        *_journal_lines(changes),
+        *_row_arguments([_order_row(change) for change in changes]),
+        *(_row_arguments([_leg_row(leg) for leg in new_legs]) if new_legs else ()),
+    )
     if not new_legs:
-        await conn.fetch(WRITE_ORDERS, *order_arguments)
         return {}
-    found = await conn.fetch(WRITE_ORDERS_AND_LEGS, *order_arguments, _documents(map(_leg_row, new_legs)))
     return {row["alpaca_order_id"]: row["order_id"] for row in found if row["order_id"] is not None}
 
 
@@ -222,12 +267,12 @@ async def _open_positions(
 ) -> dict[int, int]:
     """Book the first fill of each entry, open its position and link its legs; return the positions' ids by entry."""
     found = await conn.fetch(
-        OPEN_POSITIONS,
+        OPEN_POSITIONS[_size(opened)],
         at,
         source,
         epoch,
-        _documents(_order_row(each.entry) | _fill_columns(each.fill) for each in opened),
-        _journal_lines([each.entry for each in opened]),
+        *_journal_lines([each.entry for each in opened]),
+        *_row_arguments([_order_row(each.entry) | _fill_columns(each.fill) for each in opened]),
     )
     return {row["order_id"]: row["position_id"] for row in found}
 
@@ -293,18 +338,23 @@ def _leg_row(leg: NewLeg) -> dict[str, object]:
     }
 
 
-def _journal_lines(changes: Iterable[OrderChange]) -> list[str]:
-    return _documents(
-        {
-            "order_id": change.before.order_id,
-            "kind": line.kind,
-            "from_status": line.from_status,
-            "to_status": line.to_status,
-            "note": line.note,
-        }
-        for change in changes
-        for line in change.journal
+def _journal_lines(changes: Iterable[OrderChange]) -> tuple[list[object], ...]:
+    """Return the columns of the journal's lines."""
+    lines = [(change.before.order_id, line) for change in changes for line in change.journal]
+    return (
+        [order_id for order_id, _ in lines],
+        [line.kind for _, line in lines],
+        [line.from_status for _, line in lines],
+        [line.to_status for _, line in lines],
+        [line.note for _, line in lines],
     )
+
+
+def _row_arguments(rows: Sequence[dict[str, object]]) -> Iterable[object]:
+    """Return the arguments of `_rows`."""
+    if not _are_parameters(len(rows)):
+        return [_documents(rows)]
+    return chain.from_iterable(row.values() for row in rows)
 
 
 def _documents(rows: Iterable[dict[str, object]]) -> list[str]:

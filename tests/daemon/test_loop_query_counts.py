@@ -166,9 +166,8 @@ async def test_order_path_plans_use_indexes_as_tables_grow(database: str) -> Non
             written = [
                 await conn.fetchval("SELECT pg_temp.plan_of($1)", statement)
                 for statement in (
-                    report_writes.WRITE_ORDERS,
-                    report_writes.WRITE_ORDERS_AND_LEGS,
-                    report_writes.OPEN_POSITIONS,
+                    *report_writes.WRITE_ORDERS.values(),
+                    *report_writes.OPEN_POSITIONS.values(),
                 )
             ]
         assert all("Index" in plan and "Seq Scan" not in plan for plan in plans)
