@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from sys import intern
 from typing import Final
 
 import orjson
@@ -199,7 +200,7 @@ class RequestMiddleware:
         response = await call_handler(request, handler)
         self._publish_changes()
         entry.status = response.status
-        entry.message = _error_message(response)
+        entry.message = _cut(_error_message(response))
         if request.method == "GET" and isinstance(response, web.Response) and response.status == 200:
             body = response.body if isinstance(response.body, bytes) else b""
             self._last_bodies.remember(request.path_qs, body)
@@ -333,12 +334,12 @@ class RequestMiddleware:
         entry = RequestRecord(
             sequence=self._sequence,
             at=self._clock.now(),
-            method=request.method,
+            method=intern(request.method),
             path=request.path[:MAX_LOGGED_TEXT],
             query=request.query_string[:MAX_LOGGED_TEXT],
-            symbol=facts["symbol"],
-            client_order_id=facts["client_order_id"],
-            user_agent=_printable(request.headers.get("User-Agent")),
+            symbol=_shared(facts["symbol"]),
+            client_order_id=_cut(facts["client_order_id"]),
+            user_agent=_shared(_printable(request.headers.get("User-Agent"))),
         )
         self.request_log.append(entry)
         return entry
@@ -402,6 +403,15 @@ async def _read_body(request: web.Request) -> web.Response | None:
 def _text_of(body: JsonObject, name: str) -> str | None:
     value = body.get(name)
     return value if isinstance(value, str) else None
+
+
+def _shared(text: str | None) -> str | None:
+    """Return one object for equal texts: the log of a busy day has few of them in many entries."""
+    return None if text is None else intern(text[:MAX_LOGGED_TEXT])
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:MAX_LOGGED_TEXT]
 
 
 def _printable(text: str | None) -> str | None:
