@@ -2,7 +2,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 # The tests start hundreds of processes; without this each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: setup dev foreign promtool demo test wheel systemd-day systemd-day-long try-install minimum-machine lint bench crash-matrix random-faults fault-days fault-day mutants long lock docs clean
+.PHONY: setup dev foreign clients promtool demo test wheel systemd-day systemd-day-long try-install minimum-machine lint bench crash-matrix random-faults fault-days fault-day mutants long lock docs clean
 
 # What running needs. The stamp skips set-up until the lock changes.
 .venv/.ready: requirements.lock
@@ -32,6 +32,18 @@ dev: .venv/.ready-dev
 	@touch .venv-foreign/.ready
 
 foreign: .venv-foreign/.ready
+
+# Clients that only docs/your-own-bot.md is about: the broker's MCP server, and the npm clients where there is Node.
+.venv-clients/.ready: requirements-clients.lock
+	@python3 -m venv --clear .venv-clients
+	@.venv-clients/bin/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements-clients.lock
+	@touch .venv-clients/.ready
+
+CLIENTS = tests/conformance/clients
+$(CLIENTS)/node_modules/.ready: $(CLIENTS)/package-lock.json
+	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm ci --silent --no-audit --no-fund --ignore-scripts && touch node_modules/.ready; fi
+
+clients: .venv-clients/.ready $(CLIENTS)/node_modules/.ready
 
 # Debian's promtool, unpacked and not installed: tests check the metrics, the alert rules and their tests with it.
 .promtool/.ready:
@@ -115,7 +127,7 @@ lock: setup
 	  $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) pyproject.toml -o requirements-dev.lock
 
 clean:
-	@rm -rf .venv .venv-foreign .promtool build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-foreign .venv-clients $(CLIENTS)/node_modules .promtool build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 docs: setup
 	@$(PY) -c "from pathlib import Path; from catalyst.domain.diagram import render_page; Path('docs/machines.md').write_text(render_page())"

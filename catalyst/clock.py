@@ -471,7 +471,8 @@ class StallTimer:
 
 
 def real_seconds() -> float:
-    """Return the machine's monotonic time in seconds, to measure a real duration; no decision depends on it."""
+    """Return the machine's monotonic time in seconds, to measure a real duration; no decision of the daemon depends
+    on it."""
     return time.monotonic()
 
 

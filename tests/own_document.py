@@ -103,6 +103,17 @@ ROWS: Mapping[str, str] = {
     "calendar_day": """
         date:day open:hour close:hour session_open:short_hour session_close:short_hour settlement_date:day
     """,
+    "market": "acronym:text mic:text name:text timezone:text",
+    "market_clock": """
+        market:market timestamp:instant is_market_day:boolean next_market_open:instant next_market_close:instant
+        phase:closed|pre|core|post phase_until:instant
+    """,
+    "clocks": "clocks:[market_clock]",
+    "market_day": """
+        date:day core_start:instant core_end:instant pre_start:instant pre_end:instant post_start:instant
+        post_end:instant settlement_date:day
+    """,
+    "market_calendar": "market:market calendar:[market_day]",
     "clock": "timestamp:instant is_open:boolean next_open:instant next_close:instant",
     "leg": f"{_ORDER_WITHOUT_LEGS} legs:no_rows?",
     "order": f"{_ORDER_WITHOUT_LEGS} legs:[leg]?",
@@ -213,6 +224,14 @@ OPERATIONS: Mapping[str, tuple[str, str, str]] = {
     "GET /v2/assets/{symbol_or_asset_id}": ("200 asset", "", ""),
     "GET /v2/calendar": ("200 [calendar_day]", "start:instant end:instant date_type:TRADING|SETTLEMENT", ""),
     "GET /v2/clock": ("200 clock", "", ""),
+    "GET /v2/corporate_actions/announcements": (
+        "200 no_rows",
+        """ca_types!:text since!:day until!:day symbol:text cusip:text
+        date_type:declaration_date|ex_date|record_date|payable_date""",
+        "",
+    ),
+    "GET /v3/calendar/{market}": ("200 market_calendar", "start:day end:day timezone:UTC|", ""),
+    "GET /v3/clock": ("200 clocks", "markets:text time:instant", ""),
     "GET /v2/orders": (
         "200 [order]",
         """status:open|closed|all limit:integer after:text until:text direction:asc|desc nested:boolean
@@ -278,6 +297,7 @@ PATH_PARAMETERS = {
     "watchlist_id": "uuid",
     "ticktype": "trade|quote",
     "market_type": "stocks|crypto",
+    "market": "IEX|IEXG|NASDAQ|NYSE|OTC|OTCM|XNAS|XNYS",
 }
 
 

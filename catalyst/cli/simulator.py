@@ -8,7 +8,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,6 +20,7 @@ from catalyst.cli.settings import parse_day, run_async
 from catalyst.cli.simulator_start import (
     DEFAULT_START,
     day_to_continue,
+    day_with_session,
     last_saved_instant,
     new_account_id,
     parse_start,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = "127.0.0.1"
 DEFAULT_SEED: Final = 7
-DEFAULT_DAY: Final = date(2026, 6, 17)  # an ordinary Wednesday; fixed, so that a seed always gives one market
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,8 @@ def sim(
     day: Annotated[
         str | None,
         typer.Option(
-            help=f"The day to run, YYYY-MM-DD; half days are short.  (default: the last recorded, or {DEFAULT_DAY})",
+            help="The day to run, YYYY-MM-DD; half days are short. For a day without a session a generated market "
+            "plays the last one before it.  (default: today in New York, or the last recorded day)",
             rich_help_panel=MARKET_PANEL,
         ),
     ] = None,
@@ -183,6 +184,7 @@ def sim(
     catalyst sim
     catalyst sim --speed 60 --generated 42
     catalyst sim --day 2026-11-27 --start 12:30     (a half day)
+    catalyst sim --day 2026-06-17       (an equal day at each start)
     catalyst sim --recorded bars.parquet --state ~/sim
     """
     if generated is not None and recorded:
@@ -203,7 +205,8 @@ def sim(
     check_port(port)
     if sys.stderr.isatty():
         typer.echo("creating the market ...", err=True)
-    market = open_market(_with_saved_day(choice, None if day or start else state))
+    choice = _with_day(choice, state if choice.day is None else None)
+    market = open_market(choice)
     first = market_start.first_instant(market.day)
     if state is not None:
         last_saved = last_saved_instant(state, _market_label(choice), market.day)
@@ -235,11 +238,13 @@ def sim(
         run_async(lambda: _serve_until_signal(market, choice, clock, path, port, ready_file, state))
 
 
-def _with_saved_day(choice: MarketChoice, state: Path | None) -> MarketChoice:
-    """Return the choice with the day at which a kept state continues; a recorded market has only its own days."""
-    if state is None or choice.recorded:
+def _with_day(choice: MarketChoice, state: Path | None) -> MarketChoice:
+    """Return the choice with the day to run: the one at which a kept state continues, else the wanted one, else
+    today; a recorded market has only its own days."""
+    if choice.recorded:
         return choice
-    return replace(choice, day=day_to_continue(state, _market_label(choice)))
+    kept = None if state is None else day_to_continue(state, _market_label(choice))
+    return replace(choice, day=kept or day_with_session(choice.day))
 
 
 def _market_label(choice: MarketChoice) -> str:
@@ -286,7 +291,7 @@ def open_market(choice: MarketChoice) -> "BarMarket":
             )
         from catalyst.simulator.synthetic import market as synthetic_market
 
-        return synthetic_market.make_market(choice.seed, choice.day or DEFAULT_DAY, choice.symbols)
+        return synthetic_market.make_market(choice.seed, choice.day or day_with_session(None), choice.symbols)
     except FileNotFoundError as error:
         raise UserError(
             f"this market cannot be loaded: the file {error.filename or error} does not exist"
@@ -343,6 +348,18 @@ async def _serve_until_signal(
         raise _port_error(port, error) from None
 
 
+def _date_lines(day: date, wall_time: datetime) -> list[str]:
+    """Return what a client must know whose own clock does not show the market's time."""
+    if day == wall_time.date():
+        return [
+            f"dates     the market's day is today, {day}; its time is its own: ask /v2/clock, not your computer"
+        ]
+    return [
+        f"dates     the market's day is {day}, not today ({wall_time:%a %Y-%m-%d} in New York): a client that asks by",
+        "          its own clock finds nothing newer; give it dates of that day, or ask /v2/clock",
+    ]
+
+
 def _banner(
     market: "BarMarket", choice: MarketChoice, clock: Clock, clock_file: Path, port: int
 ) -> list[str]:
@@ -353,10 +370,13 @@ def _banner(
     base = f"{LOOPBACK}:{port}"
     lines = [
         f"exchange  http://{base}  key demo, secret demo",
+        *_date_lines(market.day, SystemClock().now().astimezone(NEW_YORK)),
         f"streams   ws://{base}/stream  (trade_updates), ws://{base}/v2/iex, ws://{base}/v1beta1/news",
         f"market    {market.day}, {len(market.assets()):,} symbols, {source}",
         f"time      {now:%a %Y-%m-%d %H:%M} in New York, {state}",
     ]
+    lines.append(f"set       APCA_API_BASE_URL=http://{base} APCA_API_DATA_URL=http://{base}")
+    lines.append(f"          or url_override=http://{base} (alpaca-py); other clients: docs/your-own-bot.md")
     if isinstance(clock, ScaledClock) and clock.is_driver:
         lines.append(f'          pause, step, jump:  curl http://{base}/admin/clock -d \'{{"to": "15:55"}}\'')
     if isinstance(clock, ScaledClock):

@@ -45,6 +45,17 @@ def parse_start(text: str | None, day: date | None) -> MarketStart:
     return MarketStart(start_day or day, clock_time)
 
 
+def day_with_session(day: date | None) -> date:
+    """Return the day, by default today in New York, or the last session before it: a client that asks for dates of
+    its own wall clock then sees the market. A day that no calendar has stays as it is."""
+    from catalyst.simulator.market.calendar import session, sessions_before
+
+    wanted = day or SystemClock().now().astimezone(NEW_YORK).date()
+    if session(wanted) is not None:
+        return wanted
+    return next((each.day for each in sessions_before(wanted, 1)), wanted)
+
+
 def _next_session_day(day: date) -> date:
     """Return that day, or the next day on which the market opens."""
     from catalyst.simulator.market.calendar import sessions

@@ -20,6 +20,7 @@ from catalyst.simulator.exchange.persistence import Journal
 from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.market.interface import Market
 from catalyst.simulator.market.overrides import OverriddenMarket
+from catalyst.simulator.trading_api.calendar import CalendarApi
 from catalyst.simulator.trading_api.middleware import Handler, RequestMiddleware
 from catalyst.simulator.trading_api.routes import TradingApi
 from catalyst.simulator.trading_api.trade_updates import TradeUpdateStreams
@@ -92,7 +93,8 @@ class SimulatorServer:
             return await self.middleware.serve(request, handler)
 
         app = web.Application(middlewares=[apply_middleware], client_max_size=MAX_BODY_SIZE)
-        TradingApi(self.exchange, self.clock).mount(app)
+        TradingApi(self.exchange).mount(app)
+        CalendarApi(self.exchange, self.clock).mount(app)
         WatchlistApi(self.exchange).mount(app)
         admin = AdminApi(self.exchange, self.clock, self.middleware, self.streams)
         admin.mount(app)

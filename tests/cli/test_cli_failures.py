@@ -132,7 +132,7 @@ def test_check_command_reports_only_a_wrong_configuration(shell: Shell) -> None:
         (("sim", "--generated", "1", "--recorded", "x.parquet"), "exclude each other"),
         (("sim", "--daily", "x.parquet"), "belong to --recorded"),
         (("sim", "--recorded", "x.parquet"), "cannot be loaded"),
-        (("sim", "--day", "2026-07-04", "--symbols", "60"), "has no session"),
+        (("sim", "--day", "1990-07-04", "--symbols", "60"), "has no session"),
         (("sim", "--clock-file", "x", "--symbols", "60"), "is not a clock file"),
         (("demo", "--bar-minutes", "3"), "bars of 1 or 5 minutes"),
     ],

@@ -12,7 +12,7 @@ from cli.shell import TIMEOUT_S, Shell, is_running, processes_using, wait_until
 
 from catalyst import embedded
 
-SMALL_MARKET = ("--symbols", "60", "--generated", "7")
+SMALL_MARKET = ("--symbols", "60", "--generated", "7", "--day", "2026-06-17")
 
 
 @pytest.fixture

@@ -4,14 +4,22 @@ import json
 import signal
 import subprocess
 import urllib.request
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli.shell import TIMEOUT_S, Shell, wait_until
 
-from catalyst.cli.simulator_start import day_to_continue, last_saved_instant, new_account_id, parse_start
+from catalyst.cli.simulator import _date_lines
+from catalyst.cli.simulator_start import (
+    day_to_continue,
+    day_with_session,
+    last_saved_instant,
+    new_account_id,
+    parse_start,
+)
+from catalyst.clock import NEW_YORK, SystemClock
 from catalyst.domain.errors import UserError
 from catalyst.simulator.exchange.persistence import JOURNAL_FILE, claim_directory
 
@@ -44,6 +52,37 @@ def test_start_now_selects_a_day_with_a_session() -> None:
     assert market_start.day is not None
     assert session(market_start.day) is not None
     assert market_start.first_instant(market_start.day) is None
+
+
+@pytest.mark.parametrize(
+    ("day", "played"),
+    [
+        (date(2026, 6, 17), date(2026, 6, 17)),
+        (date(2026, 7, 4), date(2026, 7, 2)),  # a Saturday; the holiday was on Friday
+        (date(2026, 11, 29), date(2026, 11, 27)),
+        (date(1990, 1, 2), date(1990, 1, 2)),  # no calendar: the market refuses it
+    ],
+)
+def test_day_without_a_session_is_shifted_to_the_last_one(day: date, played: date) -> None:
+    """A weekend or a holiday plays the last session before it, so that a client finds data before its own date."""
+    assert day_with_session(day) == played
+
+
+def test_default_day_is_today_or_the_last_session() -> None:
+    """Without a day the market plays a session that is not after today in New York, at most a long weekend before."""
+    today = SystemClock().now().astimezone(NEW_YORK).date()
+    assert timedelta(0) <= today - day_with_session(None) <= timedelta(days=5)
+
+
+def test_first_lines_say_whose_day_it_is() -> None:
+    """The exchange says whether its day is today's, and what a client with a clock of its own must do."""
+    friday = date(2026, 11, 27)
+    [line] = _date_lines(friday, datetime(2026, 11, 27, 20, 0, tzinfo=NEW_YORK))
+    assert "the market's day is today, 2026-11-27" in line
+    assert "ask /v2/clock" in line
+    first, second = _date_lines(friday, datetime(2026, 11, 29, 8, 0, tzinfo=NEW_YORK))
+    assert "the market's day is 2026-11-27, not today (Sun 2026-11-29 in New York)" in first
+    assert "give it dates of that day" in second
 
 
 @pytest.mark.parametrize(
@@ -232,7 +271,7 @@ def test_practice_works_twice_with_one_database(shell: Shell, database: str) -> 
             process.wait()
 
     try:
-        play()
+        play("--day", "2026-06-17")
         run_daemon("20260617")
         user.request("/admin/clock", to="16:10")
         assert user.stop_exchange(signal.SIGTERM) == 0
@@ -240,7 +279,7 @@ def test_practice_works_twice_with_one_database(shell: Shell, database: str) -> 
         assert user.request("/admin/clock")["new_york"].startswith("2026-06-18T10:0")
         run_daemon("20260618")
         assert user.stop_exchange(signal.SIGTERM) == 0
-        play("--state", "other")
+        play("--state", "other", "--day", "2026-06-17")
         message = shell.error_output("run", exit_code=78)
         assert "this database belongs to account" in message
         assert "`catalyst sim --state FOLDER`" in message

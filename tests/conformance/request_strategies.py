@@ -41,12 +41,21 @@ parameter_values: dict[str, st.SearchStrategy[Any]] = {
     "types": st.just("cash_dividend"),
     "period": st.sampled_from(("1D", "1W", "1M", "1A")),
     "market_type": st.just("stocks"),
+    "market": st.sampled_from(("NYSE", "XNAS", "IEX")),
+    "markets": st.sampled_from(("NYSE", "NYSE,NASDAQ")),
+    "time": st.sampled_from(DAYS[1:]),
+    "timezone": st.just("UTC"),
+    "date_type": st.sampled_from(("TRADING", "SETTLEMENT")),
+    "ca_types": st.sampled_from(("Dividend", "Merger,Split")),
+    "since": st.sampled_from(("2026-06-01", "2026-06-15")),
     "by": st.sampled_from(("volume", "trades")),
     "qty": st.sampled_from(("1", "2", "0.5")),
     "percentage": st.sampled_from(("50", "100")),
 }
 operation_parameter_values = {
-    ("GET", "/v2/account/portfolio/history", "timeframe"): st.sampled_from(("1D", "15Min"))
+    ("GET", "/v2/account/portfolio/history", "timeframe"): st.sampled_from(("1D", "15Min")),
+    ("GET", "/v2/corporate_actions/announcements", "until"): st.sampled_from(("2026-06-30", "2026-07-01")),
+    ("GET", "/v2/corporate_actions/announcements", "date_type"): st.just("ex_date"),
 }
 # Parameters that name an order; their value is an existing order, by its place in the list.
 ORDER_PARAMETERS = ("order_id", "before_order_id", "after_order_id", "client_order_id")

@@ -18,6 +18,10 @@ from tests.waiting import LIMIT_S, pause_blocking
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "your-own-bot.md"
+FOREIGN_READY = ROOT / ".venv-foreign" / ".ready"
+CLIENTS = ROOT / "tests" / "conformance" / "clients"
+NODE_READY = CLIENTS / "node_modules" / ".ready"
+NO_CLIENTS = "the npm clients are not installed: `make clients` installs them where there is Node"
 
 
 def code_blocks(heading: str, language: str) -> list[str]:
@@ -33,7 +37,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     [start] = code_blocks("Start it", "sh")
     program, *words = shlex.split(start)
     assert program == "catalyst"
-    ours = ["--port", "0", "--port-file", str(ready), "--symbols", "200"]
+    ours = ["--port", "0", "--port-file", str(ready), "--symbols", "200", "--day", "2026-06-17"]
     sim = subprocess.Popen(
         [sys.executable, "-m", "catalyst", *words, *ours],
         cwd=ROOT,
@@ -51,8 +55,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         sim.communicate(timeout=LIMIT_S)
 
 
-def run_script(command: list[str], script: str, port: str) -> str:
-    """Run the script, require success, and return its output."""
+def run_script(command: list[str], script: str, port: str, *, folder: Path | None = None) -> str:
+    """Run the script in a folder, require success, and return its output."""
     assert "8765" in script
     done = subprocess.run(
         command,
@@ -61,6 +65,7 @@ def run_script(command: list[str], script: str, port: str) -> str:
         text=True,
         timeout=120,
         check=False,
+        cwd=folder,
         env={"PATH": "/usr/bin:/bin", "NO_PROXY": "127.0.0.1", "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -85,11 +90,54 @@ def test_curl_examples_of_the_bot_page_succeed(port: str) -> None:
 
 def test_python_example_of_the_bot_page_succeeds(port: str) -> None:
     """A bracket is bought over the wire, its exits work, and the stream sends each step."""
-    [script] = code_blocks("Python", "python")
+    script, _ = code_blocks("alpaca-py", "python")
     printed = run_script([sys.executable, "-"], script, port)
     assert re.search(r"^fill market buy filled$", printed, re.MULTILINE)
     assert re.search(r"^new limit sell new$", printed, re.MULTILINE)
     assert re.search(r"^AAPL 10 shares, 0 of them free$", printed, re.MULTILINE)
+
+
+def test_data_and_news_example_of_the_bot_page_succeeds(port: str) -> None:
+    """Bars and headlines are found by the market's own clock; a trade and a headline come over their streams."""
+    _, script = code_blocks("alpaca-py", "python")
+    printed = run_script([sys.executable, "-W", "ignore", "-"], script, port)
+    assert re.search(r"^bars [23]\d$", printed, re.MULTILINE)
+    assert re.search(r"^headlines [1-9]", printed, re.MULTILINE)
+    assert re.search(r"^trade SPY \d", printed, re.MULTILINE)
+    assert re.search(r"^news \S+ \S", printed, re.MULTILINE)
+
+
+@pytest.mark.skipif(not FOREIGN_READY.exists(), reason="no .venv-foreign: `make foreign` makes it")
+def test_alpaca_trade_api_example_of_the_bot_page_succeeds(port: str) -> None:
+    """The older client trades and reads the bars of the market's day."""
+    [script] = code_blocks("alpaca-trade-api", "python")
+    printed = run_script([str(FOREIGN_READY.with_name("bin") / "python"), "-W", "ignore", "-"], script, port)
+    assert re.search(r"^cash \d", printed, re.MULTILINE)
+    assert re.search(r"^order QQQ (pending_new|new|filled)$", printed, re.MULTILINE)
+    assert re.search(r"^bars [1-9]", printed, re.MULTILINE)
+
+
+@pytest.mark.skipif(not NODE_READY.exists(), reason=NO_CLIENTS)
+@pytest.mark.parametrize(
+    ("heading", "expected"),
+    [
+        ("JavaScript", (r"^fill market buy filled$", r"^new limit sell new$", r"symbol: 'MSFT'")),
+        (
+            "@master-chief/alpaca",
+            (r"^trade SPY \d", r"^fill SPY filled$", r"^positions [1-9]", r"^open true$"),
+        ),
+    ],
+)
+def test_javascript_example_of_the_bot_page_succeeds(
+    port: str, heading: str, expected: tuple[str, ...]
+) -> None:
+    """The program of each npm client prints its events and ends by itself."""
+    [script] = code_blocks(heading, "js")
+    node = shutil.which("node")
+    assert node is not None
+    printed = run_script([node, "--input-type=module", "-"], script, port, folder=CLIENTS)
+    for pattern in expected:
+        assert re.search(pattern, printed, re.MULTILINE), (pattern, printed)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
@@ -122,7 +170,10 @@ def test_clock_examples_of_the_bot_page_succeed(port: str) -> None:
     assert times[3] >= times[2]
 
 
-def test_javascript_example_of_the_bot_page_has_the_checked_hash() -> None:
-    """The example was run by hand in this wording; after a change run it again and update the hash here."""
-    [script] = code_blocks("JavaScript", "js")
-    assert hashlib.sha256(script.encode()).hexdigest()[:16] == "7eae4937076d0893"
+@pytest.mark.parametrize(
+    ("heading", "checked"), [("JavaScript", "7eae4937076d0893"), ("@master-chief/alpaca", "ab56654498cc24e3")]
+)
+def test_javascript_example_of_the_bot_page_has_the_checked_hash(heading: str, checked: str) -> None:
+    """The example was run in this wording; after a change run it again with `make clients` and update the hash."""
+    [script] = code_blocks(heading, "js")
+    assert hashlib.sha256(script.encode()).hexdigest()[:16] == checked

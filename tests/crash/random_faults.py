@@ -41,6 +41,7 @@ EXCLUDED_KINDS: Final = frozenset(
         FaultKind.DOUBLE_EXIT,  # the exchange itself crosses zero; has its own scenario test
         FaultKind.HALT,  # lasts longer than the scenario
         FaultKind.LIQUIDATE_FAIL,  # the daemon never sends this request
+        FaultKind.STREAM_REPLAY,  # has its own scenario test; a further kind changes the draws of every seed
         FaultKind.HANG,  # the call's time-out runs in real time; a cut connection leaves the same unknown outcome
         FaultKind.HANG_BEFORE,
         FaultKind.SLOW,

@@ -381,7 +381,10 @@ async def open_crash_harness(
     clock = ManualClock(at(now))
     feed = ScenarioMarket()
     market = OverriddenMarket(feed)  # a gap fault moves it
-    exchange = Exchange(market, clock.now(), settings=exchange_settings)
+    terms = exchange_settings or ExchangeSettings(
+        emit_pending_new=False
+    )  # seeds and counts were chosen without it
+    exchange = Exchange(market, clock.now(), settings=terms)
     loop = asyncio.get_running_loop()
     loop.set_task_factory(_create_task)
     try:

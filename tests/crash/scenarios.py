@@ -49,6 +49,7 @@ class CrashScenario:
             leg_cancel=LatencyRange(0.1, 0.1),
             entry_legs_cancel=LatencyRange(1.0, 1.0),
             stop_by_replacement=self.stop_by_replacement,
+            emit_pending_new=False,  # the seeds were chosen by their messages
         )
 
 

@@ -291,7 +291,7 @@ class FaultDay:
             case IncidentKind.REFUSED_SALES | IncidentKind.LATE_LISTS:
                 url = f"http://127.0.0.1:{self.port}/admin/faults?id={RULE}"
                 async with self.http.delete(url) as response:
-                    assert response.status == 200
+                    assert response.status in {200, 404}  # 404: the exchange was started again meanwhile
 
     # ------------------------------------------------------------------ the day
 

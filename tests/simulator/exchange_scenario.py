@@ -18,8 +18,8 @@ from tests.simulator.manual_feed import ManualFeed, at
 
 
 def fixed_latencies() -> ExchangeSettings:
-    """Return latencies without randomness: an acknowledgement takes 50 ms, an arrival 50 ms more, a cancel
-    200 ms."""
+    """Return latencies without randomness, an acknowledgement takes 50 ms, an arrival 50 ms more, a cancel
+    200 ms; and no message before the acknowledgement."""
     return ExchangeSettings(
         acknowledge=LatencyRange(0.05, 0.05),
         arrive=LatencyRange(0.05, 0.05),
@@ -28,6 +28,7 @@ def fixed_latencies() -> ExchangeSettings:
         activate=LatencyRange(0.04, 0.04),
         leg_cancel=LatencyRange(0.1, 0.1),
         entry_legs_cancel=LatencyRange(1.0, 1.0),
+        emit_pending_new=False,  # these tests are about what happens at the venue
     )
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from catalyst.simulator.admin.audit import audit
-from tests.simulator.served_exchange import ORDER, post_order, serve_exchange
+from tests.simulator.served_exchange import KEYS, ORDER, post_order, serve_exchange
 from tests.waiting import wait_until
 
 
@@ -56,7 +56,7 @@ async def test_response_faults_change_fields_legs_or_age() -> None:
 
 async def test_exchange_remembers_a_bounded_number_of_bytes() -> None:
     """Of many different reads only the latest bodies are remembered, up to a limit; one that is too large is not. The
-    request log cuts a long list of symbols."""
+    request log cuts every text that a client chooses, and has one object for equal symbols and user agents."""
     async with serve_exchange() as served:
         bodies = served.server.middleware._last_bodies
         bodies._max_bytes = 2_000
@@ -68,7 +68,15 @@ async def test_exchange_remembers_a_bounded_number_of_bytes() -> None:
         size = bodies.size
         await served.request("GET", f"/v2/account?symbols={'AAPL,' * 600}")
         assert bodies.size == size
-        assert len(served.server.middleware.request_log[-1].query) == 500
+        log = served.server.middleware.request_log
+        await post_order(served, symbol="A" * 9_000, client_order_id="c" * 9_000)
+        await served.request(
+            "GET", f"/v2/account?symbols={'AAPL,' * 600}", headers={**KEYS, "User-Agent": "u" * 900}
+        )
+        for name in ("path", "query", "symbol", "client_order_id", "user_agent", "message"):
+            assert max(len(getattr(entry, name) or "") for entry in log) <= 500, name
+        assert log[-3].symbol is log[-1].symbol
+        assert log[-3].user_agent is log[-2].user_agent
 
 
 async def test_fault_rules_match_by_symbol_and_position_and_are_counted() -> None:

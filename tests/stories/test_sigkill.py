@@ -80,8 +80,8 @@ async def exchange(folder: Path) -> AsyncIterator[tuple[str, Path]]:
     """Run the exchange as its own process at 14:20 of a generated day; its clock stands still at first."""
     port, clock = folder / "port", folder / "clock"
     command = [
-        "sim", "--generated", "11", "--symbols", "300", "--start", "14:20", "--port", "0", "--port-file", str(port),
-        "--new-clock", str(clock), "--write-listings", str(folder / "listings.csv"),
+        "sim", "--generated", "11", "--symbols", "300", "--start", "2026-06-17 14:20", "--port", "0",
+        "--port-file", str(port), "--new-clock", str(clock), "--write-listings", str(folder / "listings.csv"),
     ]  # fmt: skip
     with (folder / "sim.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(

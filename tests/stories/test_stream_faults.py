@@ -3,6 +3,7 @@
 import pytest
 
 from catalyst.broker.port import StreamState
+from catalyst.simulator.exchange.settings import ExchangeSettings
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
 from tests.waiting import wait_until
 
@@ -31,6 +32,8 @@ async def trade_to_target(scenario: Scenario) -> None:
     "rule",
     [
         {"kind": "stream_duplicate", "qty": "5", "count": 0},
+        {"kind": "stream_replay", "count": 0},
+        {"kind": "stream_replay", "event": "fill"},
         {"kind": "stream_reorder", "count": 0, "event": "new"},
         {"kind": "stream_reorder", "count": 0, "event": "fill"},
         {"kind": "stream_drop", "event": "fill", "count": 0},
@@ -53,6 +56,30 @@ async def test_trade_is_booked_exactly_despite_stream_faults(database: str, rule
     """With each stream fault a trade is booked as on the exchange, to the share and the cent."""
     async with open_scenario(database) as scenario:
         await scenario.admin("faults", rule)
+        await trade_to_target(scenario)
+
+
+@pytest.mark.promise("C11")
+@pytest.mark.parametrize(
+    "rule",
+    [
+        None,
+        {"kind": "stream_duplicate", "event": "pending_new", "count": 0},
+        {"kind": "stream_reorder", "event": "pending_new", "count": 0},
+        {"kind": "stream_late", "event": "pending_new", "seconds": 30, "count": 0},
+        {"kind": "drop", "method": "POST", "route": "/v2/orders"},
+    ],
+    ids=lambda rule: "none" if rule is None else "-".join(str(value) for value in rule.values()),
+)
+async def test_trade_is_booked_exactly_with_a_message_before_the_acknowledgement(
+    database: str, rule: dict[str, object] | None
+) -> None:
+    """`pending_new`, which has no execution id and may come before the response, twice, late or after `new`, changes
+    nothing of the trade; it tells of an order whose response was lost."""
+    async with open_scenario(database, exchange_settings=ExchangeSettings()) as scenario:
+        assert scenario.server.exchange.state.settings.emit_pending_new
+        if rule is not None:
+            await scenario.admin("faults", rule)
         await trade_to_target(scenario)
 
 

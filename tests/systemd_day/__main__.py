@@ -49,15 +49,15 @@ StandardError=append:/var/report/report
 [Service]
 User=catalyst
 WorkingDirectory=/var/lib/catalyst
-ExecStart=/opt/catalyst/bin/catalyst sim --generated 11 --start 13:59:20 --new-clock /var/lib/catalyst/clock \
-  --write-listings /var/lib/catalyst/listings.csv
+ExecStart=/opt/catalyst/bin/catalyst sim --generated 11 --start "2026-06-17 13:59:20" \
+  --new-clock /var/lib/catalyst/clock --write-listings /var/lib/catalyst/listings.csv
 """,
     "catalyst-day-sim.service": """\
 [Service]
 User=catalyst
 WorkingDirectory=/var/lib/catalyst
-ExecStart=/opt/catalyst/bin/catalyst sim --generated 11 --start 07:59 --new-clock /var/lib/catalyst/day-clock \
-  --write-listings /var/lib/catalyst/listings.csv
+ExecStart=/opt/catalyst/bin/catalyst sim --generated 11 --start "2026-06-17 07:59" \
+  --new-clock /var/lib/catalyst/day-clock --write-listings /var/lib/catalyst/listings.csv
 """,
 }
 

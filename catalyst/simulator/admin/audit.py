@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
+from catalyst.simulator.exchange.event_queue import EventKind
 from catalyst.simulator.exchange.lifecycle import VenueState
-from catalyst.simulator.rules.orders import Execution, OrderSide
+from catalyst.simulator.exchange.settings import PartialEntryLegs
+from catalyst.simulator.rules.orders import OPEN_STATUSES, Execution, Order, OrderSide, OrderStatus
 from catalyst.simulator.rules.wire_format import JsonObject, format_decimal
 
 TOLERANCE: Final = Decimal("0.000001")  # average costs are rounded to ten places
@@ -140,6 +142,54 @@ def _check_orders(state: VenueState, problems: list[str]) -> None:
         lagging = state.settings.position_lag or state.delayed_fills
         if working > abs(position.qty) and not lagging:
             problems.append(f"{symbol}: exits for {working} shares over a position of {position.qty}")
+    _check_legs(state, problems)
+    _check_reserved_shares(state, problems)
+
+
+def _check_legs(state: VenueState, problems: list[str]) -> None:
+    """Find legs of an order that has none, and legs that nothing will activate or end."""
+    awaited = _orders_with_events(state)
+    for leg in state.order_store.live():
+        parent = state.order_store.parent(leg)
+        if parent is None or leg.active or state.order_store.is_pending_replacement(leg):
+            continue
+        if not parent.is_complex:
+            problems.append(f"order {leg.id} is a leg of the simple order {parent.id}")
+        elif parent.terminal and not awaited & {leg.id, parent.id}:
+            kept = state.settings.partial_entry is PartialEntryLegs.HELD and parent.filled_qty > 0
+            if not kept or parent.status is OrderStatus.FILLED:
+                problems.append(
+                    f"order {leg.id} is {leg.status}, its parent {parent.id} is {parent.status}, and nothing will "
+                    "activate or end it"
+                )
+
+
+def _check_reserved_shares(state: VenueState, problems: list[str]) -> None:
+    """Find shares reserved by a group of exits of which none works or is in a list of open orders."""
+    awaited = _orders_with_events(state)
+    groups: dict[str, list[Order]] = defaultdict(list)
+    for order in state.order_store.live():
+        groups[order.parent_id or order.id].append(order)
+    for key, group in groups.items():
+        reserving = [
+            order
+            for order in group
+            if not order.intent.opens_position
+            and order.remaining
+            and state.order_store.reserves_shares(order)
+        ]
+        seen = any(order.active or order.status in OPEN_STATUSES for order in group)
+        if reserving and not seen and not awaited & {key, *(order.id for order in group)}:
+            order = reserving[0]
+            problems.append(
+                f"{order.symbol}: order {order.id} is {order.status} and reserves {order.remaining} shares, and "
+                "no open order shows it"
+            )
+
+
+def _orders_with_events(state: VenueState) -> set[str]:
+    """Return the ids of orders with a scheduled event other than their expiry."""
+    return {event.order_id for event in state.event_queue.events if event.kind is not EventKind.EXPIRE}
 
 
 def _working_exits(state: VenueState, symbol: str, exit_side: OrderSide) -> Decimal:

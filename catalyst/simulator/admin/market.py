@@ -21,15 +21,29 @@ from catalyst.simulator.market.overrides import OverriddenMarket
 from catalyst.simulator.rules.wire_format import (
     BAD_PARAMETER,
     NOT_FOUND,
+    UNPROCESSABLE,
     ApiError,
     JsonObject,
+    check_names,
     format_decimal,
     parse_amount,
     parse_bool,
+    parse_count,
+    require_number,
 )
-from catalyst.simulator.trading_api.routes import require_number
 
 CENT: Final = Decimal("0.01")
+# The actions of /admin/market, and the names that each takes.
+MARKET_ACTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "gap": ("factor",),
+    "trade": ("price", "size"),
+    "quote": ("bid", "ask"),
+    "stop_feed": (),
+    "resume_feed": (),
+    "late_trade": ("price", "size", "ago"),
+    "cancel_trade": ("id", "error"),
+    "correct_trade": ("id", "price", "size"),
+}
 LATEST_TRADE_LOOKBACK: Final = timedelta(minutes=5)  # to find the latest valid trade
 _OPENING_PERIOD: Final = timedelta(minutes=15)
 _CLOSING_PERIOD: Final = timedelta(minutes=25)
@@ -37,8 +51,12 @@ _CLOSING_PERIOD: Final = timedelta(minutes=25)
 
 def apply_market_action(market: OverriddenMarket, exchange: Exchange, body: JsonObject) -> object:
     """Apply the action `act` to the feed of `symbol`, now. Raises ApiError (404, 422)."""
-    symbol, now = parse_symbol(body), exchange.state.now
-    acts: dict[object, Callable[[], object]] = {
+    act_name = body.get("act")
+    if act_name not in MARKET_ACTIONS:
+        raise ApiError(422, BAD_PARAMETER, f"unknown act: {act_name}; there are {', '.join(MARKET_ACTIONS)}")
+    check_names(body, "act", "symbol", *MARKET_ACTIONS[str(act_name)])
+    symbol, now = parse_symbol(body, exchange), exchange.state.now
+    acts: dict[str, Callable[[], object]] = {
         "gap": lambda: market.add_gap(symbol, require_number(body.get("factor"), "factor"), now),
         "trade": lambda: market.add_trade(symbol, _parse_print(body, now + timedelta(milliseconds=1))),
         "quote": lambda: market.override_quote(
@@ -50,10 +68,7 @@ def apply_market_action(market: OverriddenMarket, exchange: Exchange, body: Json
         "cancel_trade": lambda: _cancel_trade(market, exchange.state.announcements, symbol, body, now),
         "correct_trade": lambda: _correct_trade(market, exchange.state.announcements, symbol, body, now),
     }
-    act = acts.get(body.get("act"))
-    if act is None:
-        raise ApiError(422, BAD_PARAMETER, f"unknown act: {body.get('act')}")
-    result = act()
+    result = acts[str(act_name)]()
     exchange.state.announcements.notify_listeners()
     return {"symbol": symbol, "at": now.isoformat(), **({"id": result} if isinstance(result, int) else {})}
 
@@ -65,7 +80,8 @@ def announce_luld_bands(exchange: Exchange, body: JsonObject) -> object:
     trade's price from $3, 20 % from $0.75, else the lesser of 75 % and 15 cents; twice that in the first 15
     and last 25 minutes). `indicator` is B, a band during the day, on either tape.
     """
-    symbol = parse_symbol(body)
+    check_names(body, "symbol", "up", "down", "indicator", "pause")
+    symbol = parse_symbol(body, exchange)
     up, down = parse_amount(body.get("up"), "up"), parse_amount(body.get("down"), "down")
     if up is None or down is None:
         price = exchange.state.mark_price(symbol)
@@ -92,11 +108,13 @@ def parse_halt_reason(body: JsonObject) -> HaltReason:
         raise ApiError(422, BAD_PARAMETER, f"reason must be one of {reasons}") from None
 
 
-def parse_symbol(body: JsonObject) -> str:
-    """Return the symbol of a body. Raises ApiError (422)."""
+def parse_symbol(body: JsonObject, exchange: Exchange) -> str:
+    """Return the listed symbol of a body. Raises ApiError (422)."""
     symbol = body.get("symbol")
     if not isinstance(symbol, str) or not symbol:
         raise ApiError(422, BAD_PARAMETER, "symbol is required")
+    if symbol.upper() not in exchange.state.market.assets():
+        raise ApiError(422, UNPROCESSABLE, f'asset "{symbol}" not found')
     return symbol.upper()
 
 
@@ -154,7 +172,7 @@ def _correct_trade(
 def _reported_trade(market: OverriddenMarket, symbol: str, body: JsonObject, now: datetime) -> Print:
     """Return the trade with the given `id`, else the latest valid one. Raises ApiError (404, 422)."""
     asked = str(body.get("id", ""))
-    if asked and not asked.isdecimal():
+    if asked and parse_count(asked) is None:
         raise ApiError(422, BAD_PARAMETER, "id must be a number")
     second = timedelta(seconds=1)
     if asked:

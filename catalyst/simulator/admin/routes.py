@@ -28,15 +28,19 @@ from catalyst.simulator.faults.schedule import parse_schedule
 from catalyst.simulator.market.overrides import OverriddenMarket
 from catalyst.simulator.rules.wire_format import (
     BAD_PARAMETER,
+    NOT_FOUND,
+    UNPROCESSABLE,
     ApiError,
     JsonObject,
+    check_names,
     format_decimal,
     parse_amount,
     parse_bool,
+    require_number,
 )
 from catalyst.simulator.trading_api.middleware import RequestMiddleware
 from catalyst.simulator.trading_api.order_parsing import parse_submit_request
-from catalyst.simulator.trading_api.routes import read_json_body, require_number, to_response, without_body
+from catalyst.simulator.trading_api.responses import read_json_body, to_response, without_body
 from catalyst.simulator.trading_api.trade_updates import TradeUpdateStreams
 
 PostHandler = Callable[[JsonObject], object]
@@ -91,6 +95,9 @@ class AdminApi:
         """Add the control of the market data API: entitlements, limits, silent sockets."""
 
         def data(body: JsonObject) -> object:
+            check_names(
+                body, "recent_sip", "url_limit", "mute", "connection_limit", "symbol_limit", "queue_bytes"
+            )
             entitlements.recent_sip = parse_bool(body.get("recent_sip"), default=entitlements.recent_sip)
             entitlements.url_limit = int(
                 parse_amount(body.get("url_limit"), "url_limit") or entitlements.url_limit
@@ -132,6 +139,7 @@ class AdminApi:
     def logs(self, request: web.Request) -> object:
         """Return requests and executions; `method`, `path` (a prefix) and `symbol` filter the requests."""
         query = request.query
+        check_names(query.keys(), "method", "path", "symbol")
         rows = [
             entry.view()
             for entry in self._middleware.request_log
@@ -207,19 +215,30 @@ class AdminApi:
         return asdict(self._exchange.state.faults.add(parse_fault(body)))
 
     def remove_faults(self, request: web.Request) -> object:
-        self._exchange.state.faults.remove(request.query.get("id"))
+        check_names(request.query.keys(), "id")
+        asked = request.query.get("id")
+        if asked is not None and asked not in self._exchange.state.faults.rules:
+            raise ApiError(404, NOT_FOUND, f"no fault rule {asked}")
+        self._exchange.state.faults.remove(asked)
         return []
 
     def update_settings(self, body: JsonObject) -> object:
+        listed = self._exchange.state.market.assets()
+        borrowed = body.get("hard_to_borrow")
+        for symbol in borrowed if isinstance(borrowed, list) else ():
+            if symbol not in listed:
+                raise ApiError(422, UNPROCESSABLE, f'asset "{symbol}" not found')
         self._exchange.state.settings.update(body)
         return settings_view(self._exchange)
 
     def halt(self, body: JsonObject) -> object:
-        self._exchange.state.halt(parse_symbol(body), parse_halt_reason(body))
+        check_names(body, "symbol", "reason")
+        self._exchange.state.halt(parse_symbol(body, self._exchange), parse_halt_reason(body))
         return sorted(self._exchange.state.halted)
 
     def resume(self, body: JsonObject) -> object:
-        self._exchange.venue.resume(parse_symbol(body))
+        check_names(body, "symbol")
+        self._exchange.venue.resume(parse_symbol(body, self._exchange))
         return sorted(self._exchange.state.halted)
 
     def submit_order(self, body: JsonObject) -> object:
@@ -229,11 +248,13 @@ class AdminApi:
 
     def cancel_order(self, body: JsonObject) -> object:
         """Cancel an order without a request of the client."""
+        check_names(body, "id")
         order = self._exchange.cancel(str(body.get("id")))
         return order_view(order, self._exchange.state.order_store, self._exchange.state.settings, nested=True)
 
     def update_account(self, body: JsonObject) -> object:
         """Block or unblock the account, or change its multiplier."""
+        check_names(body, "trading_blocked", "account_blocked", "status", "multiplier")
         account = self._exchange.state.account
         account.trading_blocked = parse_bool(body.get("trading_blocked"), default=account.trading_blocked)
         account.account_blocked = parse_bool(body.get("account_blocked"), default=account.account_blocked)
@@ -243,11 +264,13 @@ class AdminApi:
         return {"status": account.status, "multiplier": account.multiplier}
 
     def deposit(self, body: JsonObject) -> object:
+        check_names(body, "amount")
         self._exchange.deposit(require_number(body.get("amount"), "amount"))
         return {"cash": format_decimal(self._exchange.state.account.cash)}
 
     def control_stream(self, body: JsonObject) -> object:
         """Apply disconnect, mute or half_open to every open trade_updates connection."""
+        check_names(body, "act", *(("code",) if body.get("act") == "disconnect" else ()))
         match body.get("act"):
             case "disconnect":
                 self._streams.disconnect(int(parse_amount(body.get("code"), "code") or Decimal(1011)))
@@ -256,7 +279,9 @@ class AdminApi:
             case "half_open":
                 self._streams.stop_reading()
             case other:
-                raise ApiError(422, BAD_PARAMETER, f"unknown act: {other}")
+                raise ApiError(
+                    422, BAD_PARAMETER, f"unknown act: {other}; there are disconnect, half_open, mute"
+                )
         return {"connections": self._streams.connection_count}
 
 

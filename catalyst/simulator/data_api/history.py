@@ -14,6 +14,7 @@ from catalyst.simulator.data_api.params import BarLength, DataApiError, HistoryR
 from catalyst.simulator.market import calendar
 from catalyst.simulator.market.aggregation import group_by_start, select_rows
 from catalyst.simulator.market.interface import BarColumns, Ints, Market
+from catalyst.simulator.rules.wire_format import parse_count, within_range
 
 Page = tuple[dict[str, list[wire.Json | None]], str | None]
 RowReader = Callable[[str, datetime, datetime], Iterator[tuple[datetime, wire.Json]]]
@@ -169,7 +170,10 @@ def _decode_token(token: str | None) -> tuple[str, datetime | None, int]:
     if token is None:
         return "", None, 0
     try:
-        symbol, _, text, served = urlsafe_b64decode(token).decode().split("|")
-        return symbol, datetime.fromisoformat(text[:26]).replace(tzinfo=UTC), max(int(served), 0)
+        symbol, _, text, number = urlsafe_b64decode(token).decode().split("|")
+        at, served = within_range(datetime.fromisoformat(text[:26]).replace(tzinfo=UTC)), parse_count(number)
     except (ValueError, NotBase64):
-        raise DataApiError(400, "invalid page_token") from None
+        served = None
+    if served is None:
+        raise DataApiError(400, "invalid page_token")
+    return symbol, at, served

@@ -13,6 +13,7 @@ from catalyst.simulator.data_api import params
 from catalyst.simulator.data_api.params import DataApiError
 from catalyst.simulator.market import calendar
 from catalyst.simulator.market.interface import Ints, Market, SnapshotColumns
+from catalyst.simulator.rules.wire_format import parse_count
 
 MAX_ARTICLES: Final = 50
 _EARLIEST: Final = datetime(1995, 1, 1, tzinfo=UTC)
@@ -116,9 +117,10 @@ def _current_session_snapshots(market: Market, now: datetime) -> tuple[SnapshotC
 
 def _top_param(query: Mapping[str, str], maximum: int) -> int:
     text = query.get("top", "10")
-    if not text.isdecimal() or not 1 <= int(text) <= maximum:
+    number = parse_count(text)
+    if number is None or not 1 <= number <= maximum:
         raise DataApiError(400, f"invalid top: {text}")
-    return int(text)
+    return number
 
 
 def _bool_param(query: Mapping[str, str], name: str) -> bool:
@@ -133,6 +135,9 @@ def _decode_token(token: str | None) -> int | None:
     if not token:
         return None
     try:
-        return int(urlsafe_b64decode(token))
+        last_id = parse_count(urlsafe_b64decode(token).decode())
     except (ValueError, NotBase64):
-        raise DataApiError(400, "invalid page_token") from None
+        last_id = None
+    if last_id is None:
+        raise DataApiError(400, "invalid page_token")
+    return last_id

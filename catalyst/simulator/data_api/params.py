@@ -8,12 +8,13 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from catalyst.simulator.market import calendar
+from catalyst.simulator.rules.wire_format import parse_count, within_range
 
 FEEDS: Final = frozenset({"iex", "sip", "otc", "boats"})
 LATEST_FEEDS: Final = FEEDS | {"delayed_sip", "overnight"}  # the history endpoints accept neither
 DELAY: Final = timedelta(minutes=15)  # of delayed_sip; newer SIP data is "recent"
 MAX_ROWS: Final = 10_000
-_TIMEFRAME: Final = re.compile(r"^(\d{1,2})(Min|T|Hour|H|Day|D|Week|W|Month|M)$")
+_TIMEFRAME: Final = re.compile(r"([0-9]{1,2})(Min|T|Hour|H|Day|D|Week|W|Month|M)")
 _TIMEFRAME_UNITS: Final = {
     "Min": timedelta(minutes=1),
     "T": timedelta(minutes=1),
@@ -44,8 +45,8 @@ ACTION_TYPES: Final = frozenset(
         "reorganization",
     }
 )
-_CURRENCY: Final = re.compile(r"^[A-Z]{3}$")
-_SYMBOL: Final = re.compile(r"^[A-Z0-9]+([./-][A-Z0-9]+)*$")
+_CURRENCY: Final = re.compile(r"[A-Z]{3}")
+_SYMBOL: Final = re.compile(r"[A-Z0-9]+([./-][A-Z0-9]+)*")
 
 
 class DataApiError(Exception):
@@ -126,7 +127,7 @@ def symbols_of(query: Mapping[str, str]) -> Sequence[str]:
     if not requested:
         raise DataApiError(400, "symbols is required")
     for symbol in requested:
-        if not _SYMBOL.match(symbol):
+        if not _SYMBOL.fullmatch(symbol):
             raise DataApiError(400, f"invalid symbol: {symbol}")
     return list(dict.fromkeys(requested))
 
@@ -145,7 +146,7 @@ def bar_length_of(query: Mapping[str, str]) -> BarLength:
     Valid are 1 to 59 minutes, 1 to 23 hours, a day, a week, or a divisor of twelve months.
     """
     text = query.get("timeframe", "")
-    parsed = _TIMEFRAME.match(text)
+    parsed = _TIMEFRAME.fullmatch(text)
     if parsed and parsed[2] in ("Month", "M") and int(parsed[1]) in _MONTH_COUNTS:
         return Months(int(parsed[1]))
     if not parsed or not 1 <= int(parsed[1]) <= _MAX_TIMEFRAME_COUNT.get(parsed[2], 0):
@@ -168,7 +169,7 @@ def check_common_params(query: Mapping[str, str]) -> None:
     except ValueError:
         raise DataApiError(400, f"invalid asof: {asof}") from None
     currency = query.get("currency", "USD")
-    if not _CURRENCY.match(currency):
+    if not _CURRENCY.fullmatch(currency):
         raise DataApiError(400, f"invalid currency: {currency}")
 
 
@@ -205,11 +206,12 @@ def limit_of(query: Mapping[str, str], default: int, maximum: int) -> int:
     text = query.get("limit")
     if text is None:
         return default
-    if not text.isdecimal() or int(text) < 1:
+    number = parse_count(text)
+    if not number:
         raise DataApiError(400, f"invalid limit: {text}")
-    if int(text) > maximum:
+    if number > maximum:
         raise DataApiError(400, f"invalid limit: larger than the allowed maximum of {maximum}")
-    return int(text)
+    return number
 
 
 def descending_of(query: Mapping[str, str], default: str) -> bool:
@@ -221,14 +223,22 @@ def descending_of(query: Mapping[str, str], default: str) -> bool:
 
 
 def time_of(query: Mapping[str, str], name: str) -> datetime | None:
-    """Return the time of an RFC 3339 text, or the New York midnight of a date; None without the parameter."""
+    """Return the time of an RFC 3339 text; of a date its New York midnight, and as `end` the last instant of that
+    day: the broker's ranges of dates include both. None without the parameter."""
     text = query.get(name)
     if not text:
         return None
     try:
         if len(text) == len("2026-01-02"):
-            return calendar.midnight(date.fromisoformat(text)).astimezone(UTC)
-        at = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.replace(" ", "+")))
+            midnight = within_range(calendar.midnight(date.fromisoformat(text)))
+            return midnight if name != "end" else _end_of_day(midnight)
+        at = datetime.fromisoformat(re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text.replace(" ", "+")))
     except ValueError:
         raise DataApiError(400, f"invalid {name}: {text}") from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    return within_range(at.replace(tzinfo=UTC) if at.tzinfo is None else at)
+
+
+def _end_of_day(midnight: datetime) -> datetime:
+    """Return the last instant of the New York day that begins then; a day may have 23 or 25 hours."""
+    following = calendar.trading_day(midnight) + timedelta(days=1)
+    return calendar.midnight(following).astimezone(UTC) - timedelta(microseconds=1)

@@ -21,6 +21,7 @@ from catalyst.simulator.market.interface import Market
 
 AUTH_TIMEOUT_S: Final = 10.0
 MAX_QUEUED_BYTES: Final = 16 << 20  # unsent, per client; a second of the whole market is one or two million
+MAX_FRAME_BYTES: Final = 200_000  # clients refuse large frames: alpaca-py closes at 1 MiB
 CLOSE_GRACE_S: Final = 5.0  # wall-clock seconds for a slow client to read the error before the abort
 ERRORS: Final = {
     400: "invalid syntax",
@@ -53,11 +54,31 @@ class _Connection:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     transport: asyncio.Transport | None = None
 
-    async def send(self, outgoing: list[Json]) -> None:
+    async def send(self, outgoing: list[Json]) -> int:
+        """Send the messages in order; return the number of frames."""
+        frames = self._frames_of(outgoing)
+        for frame in frames:
+            if self.uses_msgpack:
+                await self.socket.send_bytes(frame)
+            else:
+                await self.socket.send_str(frame.decode())
+        return len(frames)
+
+    def _frames_of(self, outgoing: list[Json]) -> list[bytes]:
+        """Return the messages as frames of at most `MAX_FRAME_BYTES`; a single larger message is one frame."""
         if self.uses_msgpack:
-            await self.socket.send_bytes(msgpack.packb(outgoing, datetime=True))
+            frame: bytes = msgpack.packb(outgoing, datetime=True)
         else:
-            await self.socket.send_str(orjson.dumps(outgoing, option=orjson.OPT_UTC_Z).decode())
+            frame = orjson.dumps(outgoing, option=orjson.OPT_UTC_Z)
+        if len(frame) <= MAX_FRAME_BYTES or len(outgoing) == 1:
+            return [frame]
+        parts = min(len(frame) // MAX_FRAME_BYTES + 1, len(outgoing))
+        size = -(-len(outgoing) // parts)
+        return [
+            part
+            for begin in range(0, len(outgoing), size)
+            for part in self._frames_of(outgoing[begin : begin + size])
+        ]
 
     @property
     def delay(self) -> timedelta:
@@ -247,8 +268,7 @@ class DataStreams:
                 if connection.unsent_bytes > self.max_queued_bytes:
                     await self._disconnect_slow_client(connection)
                     return
-                await connection.send(outgoing)
-                self.frames_sent += 1
+                self.frames_sent += await connection.send(outgoing)
 
     def _next_due(self, connection: _Connection, since: datetime) -> datetime | None:
         """Return the next instant with a possible message, in the (delayed) time of the connection's feed."""

@@ -100,6 +100,8 @@ class Exchange:
             routed = state.hours.routing_time(state.now, extended_hours=True)
             if routed is not None:
                 state.event_queue.schedule(routed, EventKind.ACKNOWLEDGE, order.id)
+        if state.settings.emit_pending_new and order.status is OrderStatus.PENDING_NEW:
+            state.emit_update(order, "pending_new")
         if state.settings.emit_accepted:
             state.emit_update(order, "accepted")
         return order
@@ -151,8 +153,8 @@ class Exchange:
         for order in state.order_store.live():
             if order.status is OrderStatus.PENDING_CANCEL:
                 state.finish_order(order, OrderStatus.CANCELED)
-                for sibling in state.order_store.siblings(order):
-                    state.finish_order(sibling, OrderStatus.CANCELED)
+                for linked in (*state.order_store.siblings(order), *state.order_store.legs(order)):
+                    state.finish_order(linked, OrderStatus.CANCELED)
 
     # ------------------------------------------------------------------ replace
 

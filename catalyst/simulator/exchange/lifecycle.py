@@ -20,6 +20,7 @@ from catalyst.simulator.rules.orders import Execution, Order, OrderRole, OrderSi
 from catalyst.simulator.rules.trading_hours import TradingHours
 from catalyst.simulator.rules.wire_format import JsonObject, format_instant
 
+UNNUMBERED_EVENTS: Final = frozenset({"pending_new"})  # without an execution id
 ONE_MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -119,7 +120,7 @@ class VenueState:
         """Put a trade update in the outbox, with the order as it is now."""
         data: JsonObject = {
             "event": event,
-            "execution_id": self.random_source.uuid(),
+            "execution_id": None if event in UNNUMBERED_EVENTS else self.random_source.uuid(),
             "timestamp": format_instant(self.now),
             "order": order_view(order, self.order_store, self.settings, nested=True, stream=True),
         }

@@ -51,6 +51,7 @@ class ExchangeSettings:
     held_replaceable: bool = True
     shown_stop_status: str = ""  # REST and stream show live stops in this status, such as suspended
     base_price_includes_market: bool = True
+    emit_pending_new: bool = True  # send `pending_new`, without an execution id, before `new`
     emit_pending: bool = False  # send `pending_cancel` and `pending_replace` events
     emit_accepted: bool = False  # send the 2026 `accepted` event
     duplicate_code: int = 40010001

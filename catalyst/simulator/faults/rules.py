@@ -59,6 +59,7 @@ class FaultKind(StrEnum):
     STREAM_DUPLICATE = "stream_duplicate"
     STREAM_LATE = "stream_late"
     STREAM_REORDER = "stream_reorder"  # sent after the next message
+    STREAM_REPLAY = "stream_replay"  # `new` and the fills of an order again, after the message that ends it
     STREAM_STATUS = "stream_status"  # an unknown order status
     STREAM_EVENT = "stream_event"  # an unknown event
     STREAM_FIELDS = "stream_fields"  # fields removed from the message

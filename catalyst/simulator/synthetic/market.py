@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.random import Generator
 
+from catalyst.clock import NEW_YORK
 from catalyst.simulator.market import assets, calendar, quote_model
 from catalyst.simulator.market import news as stories
 from catalyst.simulator.market.bar_market import BarMarket
@@ -23,6 +24,7 @@ from catalyst.simulator.synthetic.news import (
     NewsRow,
     write_background_headlines,
     write_event_headlines,
+    write_mentions,
 )
 from catalyst.simulator.synthetic.stocks_in_play import StockInPlay, draw_chart_setups, draw_stocks_in_play
 
@@ -75,7 +77,9 @@ def make_market(
         daily=daily,
         spread=quote_model.spread_of(dollars),
         depth=quote_model.depth_of(np.concatenate((listings.dollar_volume / listings.price, zeros))),
-        news=stories.collect_news(_write_headlines(rng, listings, in_play, session, previous_sessions[-1])),
+        news=stories.collect_news(
+            _write_headlines(rng, seed, listings, in_play, session, previous_sessions[-1])
+        ),
         sectors=dict(zip(listings.symbols, listings.sectors, strict=True)),
         history=make_minute_source(seed, model, daily, previous_sessions),
     )
@@ -195,6 +199,7 @@ def _untradable_asset(symbol: str, name: str, exchange: str, status: str) -> Ass
 
 def _write_headlines(
     rng: Generator,
+    seed: int,
     listings: Listings,
     in_play: Sequence[StockInPlay],
     session: MarketSession,
@@ -221,6 +226,10 @@ def _write_headlines(
         company(int(number)) for number in np.argsort(-listings.dollar_volume, kind="stable")[:400]
     ]
     start = datetime.fromtimestamp(previous_session.close.timestamp(), UTC)
-    return rows + write_background_headlines(
-        rng, most_traded, BACKGROUND_HEADLINE_COUNT, start, session.close
+    rows += write_background_headlines(rng, most_traded, BACKGROUND_HEADLINE_COUNT, start, session.close)
+    # Known symbols have news from the start of the day; draws of their own leave the rest of the day as it is.
+    known = [company(int(number)) for number in np.flatnonzero(listings.is_real)]
+    early = datetime.combine(session.day, calendar.EXTENDED_OPEN, NEW_YORK).astimezone(UTC)
+    return rows + write_mentions(
+        np.random.default_rng((seed, 6, session.day.toordinal())), known, start, early
     )

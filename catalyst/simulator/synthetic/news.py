@@ -214,6 +214,18 @@ def write_event_headlines(
     return rows
 
 
+def write_mentions(
+    rng: Generator, companies: Sequence[Company], start: datetime, end: datetime
+) -> list[NewsRow]:
+    """Return a headline without effect on prices about each company, between `start` and `end`."""
+    duration_s = int((end - start).total_seconds())
+    rows = []
+    for company in companies:
+        title = _MENTION_HEADLINES[int(rng.integers(len(_MENTION_HEADLINES)))]
+        rows.append(_news_row(rng, start + timedelta(seconds=int(rng.integers(duration_s))), company, title))
+    return rows
+
+
 def write_background_headlines(
     rng: Generator, companies: Sequence[Company], count: int, start: datetime, end: datetime
 ) -> list[NewsRow]:

@@ -5,12 +5,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from sys import intern
 from typing import Final
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import PayloadEncodingError
 
-from catalyst.clock import Clock
+from catalyst.clock import Clock, real_seconds
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.faults.responses import (
     abort_connection,
@@ -21,14 +23,21 @@ from catalyst.simulator.faults.responses import (
     rate_limit_response,
 )
 from catalyst.simulator.faults.rules import Fault, FaultKind
-from catalyst.simulator.rules.wire_format import NOT_FOUND, ApiError, JsonObject, seconds
+from catalyst.simulator.rules.wire_format import BAD_REQUEST, NOT_FOUND, ApiError, JsonObject, seconds
 from catalyst.simulator.trading_api.last_bodies import LastBodies
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+STREAM_PATHS: Final = frozenset(
+    {
+        *("/stream", "/v2/iex", "/v2/sip", "/v2/delayed_sip", "/v2/test"),
+        *("/v1beta1/news", "/v1beta1/boats", "/v1beta1/overnight"),
+    }
+)
 DATA_PREFIXES: Final = ("/v2/stocks", "/v1beta1/", "/v1/corporate-actions")
+MINUTE_S: Final = 60.0
 MAX_LOGGED_REQUESTS: Final = 200_000
-MAX_LOGGED_QUERY: Final = 500  # characters; a list of symbols has thousands
+MAX_LOGGED_TEXT: Final = 500  # characters of a path or query; a list of symbols has thousands
 FAULTS_BEFORE: Final = (
     FaultKind.HANG_BEFORE,
     FaultKind.DROP_BEFORE,
@@ -91,14 +100,20 @@ class RequestRecord:
 
 
 class TokenBucket:
-    """A token bucket in market time: `limit` requests a minute, in one burst if needed."""
+    """A token bucket in market time: `limit` requests a minute, in one burst if needed.
 
-    def __init__(self, now: datetime) -> None:
+    A real minute counts too when the market clock stands or is slower: the bucket is full after it.
+    """
+
+    def __init__(self, now: datetime, real_time: Callable[[], float] = real_seconds) -> None:
         self._used = 0.0
         self._at = now
+        self._real_time = real_time
+        self._minute_began = (now, real_time())  # the real minute that is counted
 
     def acquire(self, now: datetime, limit: int) -> bool:
         """Take a token; false when there is none."""
+        self._count_real_minute(now)
         self._used = self._used_at(now, limit)
         self._at = max(self._at, now)
         if self._used + 1 > limit:
@@ -114,6 +129,14 @@ class TokenBucket:
             "X-Ratelimit-Remaining": str(max(int(limit - spent), 0)),
             "X-Ratelimit-Reset": str(int(now.timestamp() + spent * 60 / limit) + 1),
         }
+
+    def _count_real_minute(self, now: datetime) -> None:
+        market, real = self._minute_began
+        if self._real_time() - real < MINUTE_S:
+            return
+        if (now - market).total_seconds() < MINUTE_S:
+            self._used, self._at = 0.0, max(self._at, now)
+        self._minute_began = (now, self._real_time())
 
     def _used_at(self, now: datetime, limit: int) -> float:
         return max(self._used - max((now - self._at).total_seconds(), 0.0) * limit / 60, 0.0)
@@ -141,27 +164,31 @@ class RequestMiddleware:
 
     async def serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Respond to one request."""
-        if request.headers.get("Upgrade", "").lower() == "websocket":
-            return await handler(request)
-        facts = await self._request_facts(
-            request
-        )  # reading the body takes time; the exchange advances after it
+        if is_handshake(request):
+            return await call_handler(request, handler)
+        unreadable = await _read_body(request)  # this takes time; the exchange advances after it
+        facts = self._request_facts(request, b"" if unreadable else await request.read())
         self._exchange.venue.advance(self._clock.now())
         if request.path.startswith("/admin") or request.path == "/":
-            answer = await call_handler(request, handler)
+            answer = unreadable or await call_handler(request, handler)
             self._publish_changes()
             return answer
         entry = self._log_request(request, facts)
-        response = await self._respond_with_faults(request, handler, entry, facts)
+        response = await self._respond_with_faults(request, handler, entry, facts, unreadable)
         entry.status = response.status
         if is_trading(request.path) or is_data(request.path):
             self._add_rate_headers(response, data=is_data(request.path))
         return response
 
     async def _respond_with_faults(
-        self, request: web.Request, handler: Handler, entry: RequestRecord, facts: dict[str, str | None]
+        self,
+        request: web.Request,
+        handler: Handler,
+        entry: RequestRecord,
+        facts: dict[str, str | None],
+        unreadable: web.Response | None,
     ) -> web.StreamResponse:
-        refused = self._check_keys(request) or self._check_rate(request)
+        refused = self._check_keys(request) or self._check_rate(request) or unreadable
         if refused is not None:
             return refused
         before = self._exchange.state.faults.fire_matching(*self._faults_before(request), **facts)
@@ -173,7 +200,7 @@ class RequestMiddleware:
         response = await call_handler(request, handler)
         self._publish_changes()
         entry.status = response.status
-        entry.message = _error_message(response)
+        entry.message = _cut(_error_message(response))
         if request.method == "GET" and isinstance(response, web.Response) and response.status == 200:
             body = response.body if isinstance(response.body, bytes) else b""
             self._last_bodies.remember(request.path_qs, body)
@@ -273,20 +300,20 @@ class RequestMiddleware:
 
     # ------------------------------------------------------------------ request log
 
-    async def _request_facts(self, request: web.Request) -> dict[str, str | None]:
+    def _request_facts(self, request: web.Request, content: bytes) -> dict[str, str | None]:
         """Return what fault rules and the request log use of a request."""
         symbol: str | None = request.query.get("symbols")
         client_id: str | None = request.query.get("client_order_id")
         side: str | None = None
         if request.method in {"POST", "PATCH"}:
             try:
-                body = orjson.loads(await request.read())
+                body = orjson.loads(content)
             except ValueError:
                 body = None
             if isinstance(body, dict):
-                symbol = body.get("symbol", symbol)
-                client_id = body.get("client_order_id", client_id)
-                side = body.get("side")
+                symbol = _text_of(body, "symbol") or symbol
+                client_id = _text_of(body, "client_order_id") or client_id
+                side = _text_of(body, "side")
         parts = request.path.split("/")
         if len(parts) == 4 and parts[2] == "positions":
             symbol = parts[3]
@@ -307,20 +334,26 @@ class RequestMiddleware:
         entry = RequestRecord(
             sequence=self._sequence,
             at=self._clock.now(),
-            method=request.method,
-            path=request.path,
-            query=request.query_string[:MAX_LOGGED_QUERY],
-            symbol=facts["symbol"],
-            client_order_id=facts["client_order_id"],
-            user_agent=request.headers.get("User-Agent"),
+            method=intern(request.method),
+            path=request.path[:MAX_LOGGED_TEXT],
+            query=request.query_string[:MAX_LOGGED_TEXT],
+            symbol=_shared(facts["symbol"]),
+            client_order_id=_cut(facts["client_order_id"]),
+            user_agent=_shared(_printable(request.headers.get("User-Agent"))),
         )
         self.request_log.append(entry)
         return entry
 
 
+def is_handshake(request: web.Request) -> bool:
+    """Return whether a request opens a websocket: its path is that of a stream and it asks for the upgrade."""
+    wants_upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
+    return wants_upgrade and request.path.rstrip("/") in STREAM_PATHS
+
+
 def is_trading(path: str) -> bool:
     """Return whether the trading API responds at this path, even with "endpoint not found"."""
-    return path.startswith("/v2/") and not is_data(path)
+    return path.startswith(("/v2/", "/v3/", "/v1/locates", "/v2beta1/")) and not is_data(path)
 
 
 def is_data(path: str) -> bool:
@@ -350,6 +383,40 @@ async def call_handler(request: web.Request, handler: Handler) -> web.StreamResp
         return json_reply(404, {"code": NOT_FOUND, "message": "endpoint not found"})
     except web.HTTPMethodNotAllowed:
         return json_reply(405, {"code": 40510000, "message": "method not allowed"})
+    except web.HTTPClientError as refusal:
+        return json_reply(
+            refusal.status, {"code": refusal.status * 100_000, "message": refusal.reason.lower()}
+        )
+
+
+async def _read_body(request: web.Request) -> web.Response | None:
+    """Read the whole body; return the refusal of one that is too large or not encoded as its headers say."""
+    try:
+        await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        return json_reply(413, {"code": 41310000, "message": "request body is too large"})
+    except (PayloadEncodingError, web.RequestPayloadError):
+        return json_reply(400, {"code": BAD_REQUEST, "message": "request body format is invalid"})
+    return None
+
+
+def _text_of(body: JsonObject, name: str) -> str | None:
+    value = body.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _shared(text: str | None) -> str | None:
+    """Return one object for equal texts: the log of a busy day has few of them in many entries."""
+    return None if text is None else intern(text[:MAX_LOGGED_TEXT])
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:MAX_LOGGED_TEXT]
+
+
+def _printable(text: str | None) -> str | None:
+    """Return a header's text without bytes that are no UTF-8: the log is JSON."""
+    return None if text is None else text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _error_message(response: web.StreamResponse) -> str | None:

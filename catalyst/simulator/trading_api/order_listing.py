@@ -10,6 +10,7 @@ from catalyst.simulator.rules.wire_format import (
     BAD_PARAMETER,
     ApiError,
     parse_bool,
+    parse_count,
     parse_instant,
     parse_uuid,
     split_list,
@@ -64,9 +65,10 @@ def parse_positive_int(query: Mapping[str, str], name: str, default: int, maximu
     text = query.get(name)
     if not text:
         return default
-    if not text.isdigit() or not 0 < int(text) <= maximum:
+    number = parse_count(text)
+    if number is None or not 0 < number <= maximum:
         raise ApiError(422, BAD_PARAMETER, f"invalid {name}: must be between 1 and {maximum}")
-    return int(text)
+    return number
 
 
 def list_orders(exchange: Exchange, query: OrderQuery) -> list[Order]:

@@ -20,20 +20,25 @@ EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
 def parse_submit_request(body: Mapping[str, object]) -> SubmitRequest:
-    """Return the requested order. Raises ApiError (422), which names what is missing or malformed."""
+    """Return the requested order. Raises ApiError (422), which names what is missing or malformed.
+
+    The legs of an order without a class are ignored, as the broker does: a simple order has none.
+    """
     symbol = body.get("symbol")
     if not isinstance(symbol, str) or not symbol:
         raise ApiError(422, BAD_PARAMETER, "symbol is required")
-    target = dict(_nested_object(body, "take_profit"))
-    stop = _nested_object(body, "stop_loss")
-    if body.get("order_class") == "oco" and not target.get("limit_price"):
+    order_class = _parse_enum(OrderClass, body.get("order_class") or "simple", "order_class")
+    simple = order_class is OrderClass.SIMPLE
+    target = {} if simple else dict(_nested_object(body, "take_profit"))
+    stop = {} if simple else _nested_object(body, "stop_loss")
+    if order_class is OrderClass.OCO and not target.get("limit_price"):
         target["limit_price"] = body.get("limit_price")  # the parent of an OCO is its take profit
     return SubmitRequest(
         symbol=symbol.upper(),
         side=_parse_enum(OrderSide, body.get("side"), "side"),
         type=_parse_enum(OrderType, body.get("type") or body.get("order_type"), "type"),
         time_in_force=_parse_enum(TimeInForce, body.get("time_in_force"), "time_in_force"),
-        order_class=_parse_enum(OrderClass, body.get("order_class") or "simple", "order_class"),
+        order_class=order_class,
         qty=parse_amount(body.get("qty"), "qty"),
         notional=parse_amount(body.get("notional"), "notional"),
         limit_price=parse_amount(body.get("limit_price"), "limit_price"),
@@ -41,11 +46,11 @@ def parse_submit_request(body: Mapping[str, object]) -> SubmitRequest:
         trail_price=parse_amount(body.get("trail_price"), "trail_price"),
         trail_percent=parse_amount(body.get("trail_percent"), "trail_percent"),
         extended_hours=parse_bool(body.get("extended_hours")),
-        client_order_id=_optional_text(body.get("client_order_id")),
+        client_order_id=_optional_text(body, "client_order_id"),
         take_profit=parse_amount(target.get("limit_price"), "take_profit.limit_price"),
         stop_loss=parse_amount(stop.get("stop_price"), "stop_loss.stop_price"),
         stop_loss_limit=parse_amount(stop.get("limit_price"), "stop_loss.limit_price"),
-        position_intent=_optional_text(body.get("position_intent")),
+        position_intent=_optional_text(body, "position_intent"),
     )
 
 
@@ -58,7 +63,7 @@ def parse_replace_request(body: Mapping[str, object]) -> ReplaceRequest:
         limit_price=parse_amount(body.get("limit_price"), "limit_price"),
         stop_price=parse_amount(body.get("stop_price"), "stop_price"),
         trail=parse_amount(body.get("trail"), "trail"),
-        client_order_id=_optional_text(body.get("client_order_id")),
+        client_order_id=_optional_text(body, "client_order_id"),
     )
 
 
@@ -81,11 +86,20 @@ def closing_qty(held: Decimal, qty: str | None, percentage: str | None) -> Decim
 
 def _nested_object(body: Mapping[str, object], name: str) -> Mapping[str, object]:
     child = body.get(name)
-    return child if isinstance(child, dict) else {}
+    if child is None or child == "":
+        return {}
+    if not isinstance(child, dict):
+        raise ApiError(422, BAD_PARAMETER, f"{name} must be an object")
+    return child
 
 
-def _optional_text(value: object) -> str | None:
-    return None if value is None or value == "" else str(value)
+def _optional_text(body: Mapping[str, object], name: str) -> str | None:
+    value = body.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ApiError(422, BAD_PARAMETER, f"{name} must be a string")
+    return value
 
 
 def _parse_enum(kind: type[EnumT], value: object, name: str) -> EnumT:

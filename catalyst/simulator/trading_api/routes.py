@@ -1,20 +1,15 @@
 """Trading API routes: each parses its request, calls the exchange, and writes the response."""
 
 from collections.abc import Awaitable, Callable
-from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Final
 
-import orjson
 from aiohttp import web
 
-from catalyst.clock import NEW_YORK, Clock
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.positions import Position
 from catalyst.simulator.exchange.views import (
     account_view,
     asset_view,
-    calendar_view,
     configuration_view,
     order_view,
     position_view,
@@ -24,14 +19,11 @@ from catalyst.simulator.market.interface import Asset
 from catalyst.simulator.rules.orders import Order
 from catalyst.simulator.rules.wire_format import (
     BAD_PARAMETER,
-    BAD_REQUEST,
     INTERNAL,
     NOT_FOUND,
     ApiError,
     JsonObject,
     encode_json,
-    format_optional_instant,
-    parse_amount,
     parse_bool,
     parse_uuid,
 )
@@ -43,17 +35,14 @@ from catalyst.simulator.trading_api.order_parsing import (
     parse_submit_request,
 )
 from catalyst.simulator.trading_api.portfolio_history import history_view, parse_history_query
-
-LAST_CALENDAR_DAY: Final = date(2029, 12, 31)
-RouteHandler = Callable[[web.Request], object]
+from catalyst.simulator.trading_api.responses import RouteHandler, read_json_body, to_response, without_body
 
 
 class TradingApi:
     """The routes of one exchange. Every request finds the exchange advanced to the present."""
 
-    def __init__(self, exchange: Exchange, clock: Clock) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._clock = clock
 
     def mount(self, app: web.Application) -> None:
         """Add every route to the application."""
@@ -63,8 +52,6 @@ class TradingApi:
             ("GET", "/v2/account/activities"): self.activities,
             ("GET", "/v2/account/activities/{kind}"): self.activities,
             ("GET", "/v2/account/portfolio/history"): self.history,
-            ("GET", "/v2/clock"): self.clock,
-            ("GET", "/v2/calendar"): self.calendar,
             ("GET", "/v2/assets"): self.assets,
             ("GET", "/v2/assets/{symbol}"): self.asset,
             ("GET", "/v2/orders"): self.orders,
@@ -125,34 +112,7 @@ class TradingApi:
     def history(self, request: web.Request) -> object:
         return history_view(self._exchange.state, parse_history_query(self._exchange.state, request.query))
 
-    # ------------------------------------------------------------------ clock, calendar, assets
-
-    def clock(self, _: web.Request) -> object:
-        exchange = self._exchange
-        skew = exchange.state.faults.fire_matching(FaultKind.CLOCK_SKEW)
-        now = self._clock.now() + timedelta(seconds=skew.seconds if skew else 0.0)
-        running = exchange.state.hours.session_at(now)
-        following = exchange.state.hours.next_session(now)
-        closes = running or following
-        return {
-            "timestamp": format_optional_instant(now, local=True),
-            "is_open": running is not None,
-            "next_open": format_new_york(following.open) if following else None,
-            "next_close": format_new_york(closes.close) if closes else None,
-        }
-
-    def calendar(self, request: web.Request) -> object:
-        start = parse_date(request.query.get("start"), date(2016, 1, 1))
-        end = parse_date(request.query.get("end"), LAST_CALENDAR_DAY)
-        sessions = self._exchange.state.market.sessions(start, end)
-        after = self._exchange.state.market.sessions(end + timedelta(days=1), end + timedelta(days=10))
-        following = [*sessions[1:], *after[:1]]
-        return [
-            calendar_view(
-                session, following[i] if i < len(following) else None, self._exchange.state.settings
-            )
-            for i, session in enumerate(sessions)
-        ]
+    # ------------------------------------------------------------------ assets
 
     def assets(self, request: web.Request) -> object:
         status, exchange = request.query.get("status"), request.query.get("exchange")
@@ -277,54 +237,3 @@ class TradingApi:
         return position_view(
             position, asset, exchange.state.mark_price, yesterday, exchange.held_for_orders(position)
         )
-
-
-def without_body(answer: RouteHandler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler for a route without a body."""
-
-    async def respond(request: web.Request) -> web.Response:
-        return to_response(answer(request))
-
-    return respond
-
-
-def to_response(answer: object) -> web.Response:
-    """Return a 200 with this JSON, or the response itself."""
-    if isinstance(answer, web.Response):
-        return answer
-    return web.Response(body=encode_json(answer), content_type="application/json")
-
-
-async def read_json_body(request: web.Request) -> JsonObject:
-    """Return the request's JSON object. Raises ApiError (400)."""
-    raw = await request.read()
-    try:
-        body = orjson.loads(raw) if raw else {}
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise ApiError(400, BAD_REQUEST, "request body format is invalid")
-    return body
-
-
-def format_new_york(at: datetime) -> str:
-    """Return New York time with its offset."""
-    return at.astimezone(NEW_YORK).isoformat()
-
-
-def parse_date(text: str | None, default: date) -> date:
-    """Return a day of a query. Raises ApiError (422)."""
-    if not text:
-        return default
-    try:
-        return date.fromisoformat(text[:10])
-    except ValueError:
-        raise ApiError(422, BAD_PARAMETER, f"invalid date: {text}") from None
-
-
-def require_number(value: object, name: str) -> Decimal:
-    """Return a required number. Raises ApiError (422)."""
-    number = parse_amount(value, name)
-    if number is None:
-        raise ApiError(422, BAD_PARAMETER, f"{name} is required")
-    return number

@@ -12,9 +12,11 @@ from catalyst.clock import Clock
 from catalyst.simulator.exchange.lifecycle import TradeUpdateMessage
 from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.faults.rules import Fault, FaultKind, FaultRules
+from catalyst.simulator.rules.orders import TERMINAL
 from catalyst.simulator.rules.wire_format import JsonObject, encode_json, seconds
 
 TRADE_UPDATES = "trade_updates"
+REPLAYED_EVENTS = frozenset({"new", "partial_fill", "fill"})
 MESSAGE_FAULTS = (
     FaultKind.STREAM_DROP,
     FaultKind.STREAM_DUPLICATE,
@@ -70,6 +72,7 @@ class TradeUpdateStreams:
         self._keys = keys
         self._connections: list[StreamConnection] = []
         self._reordered: list[bytes] = []
+        self._earlier_frames: dict[str, list[bytes]] = {}  # of working orders, by order id
         self._delayed_sends: set[asyncio.Task[None]] = set()
         self.frames_sent = 0  # trade_updates frames given to live sockets
 
@@ -84,6 +87,7 @@ class TradeUpdateStreams:
         for update in updates:
             if not any(connection.receives_updates for connection in self._connections):
                 self._reordered = []
+                self._earlier_frames.clear()
                 continue
             facts = {
                 "event": update.event,
@@ -92,18 +96,31 @@ class TradeUpdateStreams:
                 "role": update.role.value,
                 "side": update.side.value,
             }
-            fault = self._faults.fire_matching(*MESSAGE_FAULTS, **facts)
             frame = encode_json({"stream": TRADE_UPDATES, "data": update.data})
+            replayed = self._frames_to_replay(update, frame)
+            kinds = (*MESSAGE_FAULTS, FaultKind.STREAM_REPLAY) if replayed else MESSAGE_FAULTS
+            fault = self._faults.fire_matching(*kinds, **facts)
             if fault is not None and fault.kind is FaultKind.STREAM_REORDER:
                 self._reordered.append(frame)
                 continue
             if fault is None:
                 self._send(frame)
+            elif fault.kind is FaultKind.STREAM_REPLAY:
+                for each in (frame, *replayed):
+                    self._send(each)
             else:
                 self._apply_fault(fault, update.data, frame)
             kept, self._reordered = self._reordered, []
             for waiting in kept:
                 self._send(waiting)
+
+    def _frames_to_replay(self, update: TradeUpdateMessage, frame: bytes) -> list[bytes]:
+        """Remember a frame until the order ends; then return its frames that a replay repeats, else none."""
+        if update.event in REPLAYED_EVENTS:
+            self._earlier_frames.setdefault(update.order_id, []).append(frame)
+        order = update.data["order"]
+        assert isinstance(order, dict)
+        return self._earlier_frames.pop(update.order_id, []) if order["status"] in TERMINAL else []
 
     def _apply_fault(self, fault: Fault, data: JsonObject, frame: bytes) -> None:
         match fault.kind:

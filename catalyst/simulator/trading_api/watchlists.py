@@ -15,7 +15,7 @@ from catalyst.simulator.rules.wire_format import (
     format_instant,
     parse_uuid,
 )
-from catalyst.simulator.trading_api.routes import read_json_body, to_response, without_body
+from catalyst.simulator.trading_api.responses import read_json_body, to_response, without_body
 
 BY_ID: Final = "/v2/watchlists/{watchlist_id}"
 BY_NAME: Final = "/v2/watchlists:by_name"
