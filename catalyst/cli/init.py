@@ -291,7 +291,8 @@ def _require_same_values(path: Path, variables: dict[str, str]) -> None:
 
 def _print_next_steps(settings: Settings, targets: Iterable[Path], *, is_service: bool) -> None:
     for target in targets:
-        typer.echo(f"written: {target} (mode {target.stat().st_mode & 0o777:04o})")
+        shown = target.resolve() if is_service else target  # the wrapper has changed the folder
+        typer.echo(f"written: {shown} (mode {target.stat().st_mode & 0o777:04o})")
     for notice in settings.notices:
         typer.echo(notice)
     exchange = "`catalyst sim` in a second terminal, " if settings.mode is Mode.SIM else ""

@@ -231,6 +231,7 @@ def test_init_gives_the_secrets_to_their_owner(folder: Path) -> None:
     assert list(folder.iterdir()) == []
     shown = run_init("--mode", "sim", "--owner", pwd.getpwuid(os.geteuid()).pw_name)
     assert (folder / ".env").stat().st_uid == os.geteuid()
+    assert f"written: {folder.resolve() / '.env'} (mode 0600)" in shown
     assert "then `systemctl enable --now catalyst.service" in shown
 
 
