@@ -751,6 +751,7 @@ def test_config_refuses_half_a_key_pair(missing: str, environ: Callable[..., Non
     [
         ("ALPACA_API_SECRET", "ALPACA_SECRET_KEY"),
         ("APCA_API_SECRET_KEY", "ALPACA_SECRET_KEY"),
+        ("ALPACA_SECERT_KEY", "ALPACA_SECRET_KEY"),
         ("ALPACA_SECRET", "ALPACA_SECRET_KEY"),
         ("APCA_API_KEY_ID", "ALPACA_API_KEY"),
         ("ALPACA_KEY_ID", "ALPACA_API_KEY"),

@@ -14,7 +14,15 @@ import pytest
 
 from catalyst.config.loader import environment_without_catalyst
 from tests.page_commands import ROOT, ShellBlock, pages, shell_blocks
-from tests.try_install.record import PAGE, recorded_commands, shown
+from tests.try_install.record import (
+    DEMO_FOLDER,
+    PAGE,
+    SERVICE_FOLDER,
+    TESTS_FOLDER,
+    recorded_commands,
+    recorded_sizes,
+    shown,
+)
 from tests.waiting import LIMIT_S, pause_blocking
 
 TRY_INSTALL: Final = "make try-install"
@@ -43,7 +51,12 @@ def test_each_shell_block_is_run_or_says_why_not() -> None:
             assert f'code_blocks("{block.heading}", "sh")' in (ROOT / block.run_by).read_text(), block
 
 
-@pytest.mark.skipif(not PAGE.exists(), reason=f"`{TRY_INSTALL}` has not written its first complete record")
+needs_record = pytest.mark.skipif(
+    not PAGE.exists(), reason=f"`{TRY_INSTALL}` has not written its first complete record"
+)
+
+
+@needs_record
 @pytest.mark.parametrize("page", ["docs/install.md", "README.md"])
 def test_record_of_the_install_run_has_the_commands_of_the_page(page: str) -> None:
     """docs/try-install.md, which `make try-install` writes, holds the page's commands as they stand now."""
@@ -55,6 +68,17 @@ def test_record_of_the_install_run_has_the_commands_of_the_page(page: str) -> No
     assert [command for command, _ in recorded] == [command for command, _ in commands], "run it again"
     for (command, result), (_, reason) in zip(recorded, commands, strict=True):
         assert result == reason or (not reason and result in ("0", "1")), command
+
+
+@needs_record
+def test_pages_state_the_measured_sizes() -> None:
+    """README and docs/install.md state the disk space that the recorded run measured, to ten megabytes."""
+    sizes = recorded_sizes()
+    demo, tests = sizes[DEMO_FOLDER], sizes[TESTS_FOLDER] - sizes[DEMO_FOLDER]
+    readme, install = (ROOT / "README.md").read_text(), (ROOT / "docs" / "install.md").read_text()
+    assert f"takes {round(demo, -1)} MB" in readme
+    assert f"adds what the tests need ({round(tests, -1)} MB" in readme
+    assert f"takes {round(sizes[SERVICE_FOLDER], -1)} MB of disk" in install
 
 
 @contextmanager

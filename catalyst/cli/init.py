@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from catalyst.cli.install_service import ENABLED
 from catalyst.config.env_file import read_env_file
 from catalyst.config.keys import ConfigKey, config_keys
 from catalyst.config.loader import load
@@ -94,7 +95,7 @@ def init(
     if "trading.mode" not in answers.values:
         answers.values["trading.mode"] = Mode.PAPER if "ALPACA_API_KEY" in answers.variables else Mode.SIM
     settings = _write_files(folder, targets, answers, owner)
-    _print_next_steps(settings, targets)
+    _print_next_steps(settings, targets, is_service=owner is not None)
 
 
 def _ask_questions(answers: Answers, files: AbstractSet[str]) -> None:
@@ -288,10 +289,12 @@ def _require_same_values(path: Path, variables: dict[str, str]) -> None:
     assert found == variables, "the written .env reads differently"
 
 
-def _print_next_steps(settings: Settings, targets: Iterable[Path]) -> None:
+def _print_next_steps(settings: Settings, targets: Iterable[Path], *, is_service: bool) -> None:
     for target in targets:
-        typer.echo(f"written: {target} (mode {target.stat().st_mode & 0o777:04o})")
+        shown = target.resolve() if is_service else target  # the wrapper has changed the folder
+        typer.echo(f"written: {shown} (mode {target.stat().st_mode & 0o777:04o})")
     for notice in settings.notices:
         typer.echo(notice)
     exchange = "`catalyst sim` in a second terminal, " if settings.mode is Mode.SIM else ""
-    typer.echo(f"next: {exchange}`catalyst check`, then `catalyst run`")
+    start = f"systemctl enable --now {' '.join(ENABLED)}" if is_service else "catalyst run"
+    typer.echo(f"next: {exchange}`catalyst check`, then `{start}`")

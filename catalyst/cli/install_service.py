@@ -33,6 +33,7 @@ TARGETS: Final = {
 # The units that use only commands of this release.
 ENABLED: Final = ("catalyst.service", "catalyst-doctor.timer")
 
+CONFIGURE: Final = "configure: catalyst init, then catalyst check"
 NOT_ENABLED: Final = "not yet:   catalyst-backup.timer (this release has no `catalyst backup`)"
 
 # The service cannot read these folders (ProtectHome, PrivateTmp).
@@ -89,7 +90,7 @@ def install_service(
         _run_commands()
     else:
         lines += [f"run there: {' '.join(command)}" for command in COMMANDS]
-    lines += [f"start it:  systemctl enable --now {' '.join(ENABLED)}", NOT_ENABLED]
+    lines += [CONFIGURE, f"start it:  systemctl enable --now {' '.join(ENABLED)}", NOT_ENABLED]
     print_result({"files": states}, as_json, lambda: lines)
 
 

@@ -27,7 +27,7 @@ from catalyst.cli.settings import (
 from catalyst.clock import Clock
 from catalyst.config.schema import Mode, SessionMode
 from catalyst.config.settings import Settings
-from catalyst.domain.errors import BrokerError, ConfigInvalid, UserError
+from catalyst.domain.errors import AuthRefused, BrokerError, ConfigInvalid, UserError
 from catalyst.domain.session import NEW_YORK, trading_date
 
 if TYPE_CHECKING:
@@ -311,6 +311,14 @@ async def _check_broker(settings: Settings, clock: Clock, owner: DatabaseOwner) 
         yield await _check_calendar(broker, clock.now())
         async for result in _check_listing_names(settings, broker):
             yield result
+    except AuthRefused as error:
+        yield CheckResult(
+            "broker",
+            CheckVerdict.FAIL,
+            f"{settings.trading_url} refuses the keys: {_shorten_error(error)}",
+            "correct ALPACA_API_KEY and ALPACA_SECRET_KEY; paper and live have different keys",
+        )
+        return
     except BrokerError as error:
         fix = (
             "start the simulated exchange with `catalyst sim`"

@@ -122,7 +122,7 @@ def migrate(
 
 def _create_database(settings: Settings, *, login: str, new_password: bool, as_json: bool) -> None:
     """Create database, roles and schema, and print the line of .env: alone on stdout, so that it can be appended."""
-    from catalyst.store.create_database import create_database
+    from catalyst.store.create_database import create_database, is_local
 
     url = settings.env.database_url
     if url is None:
@@ -142,5 +142,7 @@ def _create_database(settings: Settings, *, login: str, new_password: bool, as_j
     if made.has_new_login:
         typer.echo("the daemon's line of .env, shown once:", err=True)
         print_masked(f"DATABASE_URL={made.url}")
+    elif is_local(made.url):
+        typer.echo(f"{made.login} existed: its line of .env is DATABASE_URL={made.url}", err=True)
     else:
         typer.echo(f"{made.login} keeps its password; --new-password gives it another", err=True)

@@ -123,4 +123,5 @@ def expected_key_name(name: str) -> str | None:
     key = name.lower()
     if key in ("alpaca_api_key", "alpaca_secret_key") or not _KEY_NAME.match(key):
         return None
-    return "ALPACA_SECRET_KEY" if "secret" in key else "ALPACA_API_KEY"
+    is_secret = "secret" in key or any(_is_one_edit(word, "secret") for word in key.split("_"))
+    return "ALPACA_SECRET_KEY" if is_secret else "ALPACA_API_KEY"

@@ -36,7 +36,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_configuration_of_init_passes_the_check(
     folder: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `init` writes passes every check; a feed outside the data plan then fails it, with the key to change."""
+    """What `init` writes passes every check; a feed outside the data plan then fails it, with the key to change, and
+    refused keys are not called a silent broker."""
     async with open_scenario(database, started=False) as scenario:
         (folder / "given").write_text(f"DATABASE_URL={database}\n")
         assert CliRunner().invoke(app, ["init", "--mode", "sim", "--secrets", "given"]).exit_code == 0
@@ -50,6 +51,11 @@ async def test_configuration_of_init_passes_the_check(
         config.write_text(config.read_text().replace("feed: iex", "feed: sip"))
         await scenario.admin("data", {"recent_sip": False})
         feed = found(await run_checks(None), "feed")
+        await scenario.inject_fault("unauthorized", route="/v2/account")
+        broker = found(await run_checks(None), "broker")
+    assert broker.verdict is CheckVerdict.FAIL
+    assert "refuses the keys: 401" in broker.detail
+    assert "ALPACA_SECRET_KEY" in broker.fix
     assert feed.verdict is CheckVerdict.FAIL
     assert feed.detail == "the account's data plan does not include sip"
     assert "broker.feed: iex" in feed.fix

@@ -35,12 +35,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_init(*arguments: str) -> None:
-    """Run `catalyst init` in this process, without a terminal; raise its error."""
+def run_init(*arguments: str) -> str:
+    """Run `catalyst init` in this process, without a terminal, and return what it shows; raise its error."""
     result = CliRunner().invoke(app, ["init", *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
+    return result.output
 
 
 def test_config_show_names_the_source_of_each_value_and_hides_secrets(shell: Shell) -> None:
@@ -223,12 +224,15 @@ def read_terminal(master: int) -> str:
 
 
 def test_init_gives_the_secrets_to_their_owner(folder: Path) -> None:
-    """`--owner` gives .env to that user; an unknown one is refused and nothing is written."""
+    """`--owner` gives .env to that user, and the next step is the service; an unknown one is refused and nothing is
+    written."""
     with pytest.raises(UserError, match=r"\.env\.new cannot be given to nobody-of-that-name"):
         run_init("--mode", "sim", "--owner", "nobody-of-that-name")
     assert list(folder.iterdir()) == []
-    run_init("--mode", "sim", "--owner", pwd.getpwuid(os.geteuid()).pw_name)
+    shown = run_init("--mode", "sim", "--owner", pwd.getpwuid(os.geteuid()).pw_name)
     assert (folder / ".env").stat().st_uid == os.geteuid()
+    assert f"written: {folder.resolve() / '.env'} (mode 0600)" in shown
+    assert "then `systemctl enable --now catalyst.service" in shown
 
 
 def test_installed_command_runs_init_as_root(folder: Path) -> None:

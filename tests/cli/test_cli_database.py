@@ -24,7 +24,8 @@ def with_password(dsn: str) -> str:
 
 
 def test_created_database_prints_only_the_daemons_line(shell: Shell, postgres: PostgresServer) -> None:
-    """`migrate --create >> .env` appends one line, with the new password and not the administrator's."""
+    """`migrate --create >> .env` appends one line, with the new password and not the administrator's; run again, it
+    appends nothing and says which line it was."""
     name = f"catalyst_created_{id(shell)}"
     shell.settings = {"DATABASE_URL": with_password(postgres.dsn_of(name))}
     try:
@@ -38,6 +39,10 @@ def test_created_database_prints_only_the_daemons_line(shell: Shell, postgres: P
         assert MASK not in line
         assert password not in completed.stderr
         assert "migrations applied" in completed.stderr
+        again = shell.run("migrate", "--create", "--login", f"{name}_daemon")
+        assert (again.returncode, again.stdout) == (0, "")
+        assert f"existed: its line of .env is DATABASE_URL=postgresql:///{name}" in again.stderr
+        assert PASSWORD not in again.stderr
     finally:
 
         async def drop() -> None:

@@ -2,9 +2,11 @@
 
 It needs root on Linux, debootstrap and a Debian mirror; elsewhere it says what is missing and exits with 0. It writes
 docs/try-install.md. The commands are those of the pages. What no page can hold is done here: the address of the
-repository, a broker without an account, a later release, and recorded bars.
+repository, a broker without an account, a later release, and recorded bars. `--suite` tries another Debian, and then
+writes no page.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from typing import Final
 
 from tests.page_commands import ROOT, ShellBlock, shell_blocks
 from tests.try_install.machine import SUITE, Machine, missing, new_machine
-from tests.try_install.record import OWN, Row, write_page
+from tests.try_install.record import DEMO_FOLDER, OWN, SERVICE_FOLDER, TESTS_FOLDER, Row, write_page
 from tests.try_install.recorded_bars import write_recording
 
 RUNNER: Final = "make try-install"
@@ -39,6 +41,7 @@ class Reader:
     user: str = "root"
     folder: str = "."
     rows: list[Row] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)  # MB of disk, by what takes them
 
     def read(self, block: ShellBlock) -> None:
         """Run each command of a block, or note why it is not run."""
@@ -53,6 +56,8 @@ class Reader:
             if "--recorded" in command:
                 write_recording(self.machine.root / "home" / self.user / self.folder)
             self.type(command, block.page)
+            if command.startswith("/opt/catalyst/bin/pip"):
+                self.measure(SERVICE_FOLDER, "/opt/catalyst")
             if " && cd " in command:
                 self.folder = command.rpartition(" && cd ")[2]
 
@@ -72,22 +77,32 @@ class Reader:
 
     def start_exchange(self) -> None:
         """Let the service trade at an exchange of that machine, which has no way to Alpaca."""
-        self.type("echo 'trading: {mode: sim}' > /etc/catalyst/config.yaml")
+        self.type("sed -i 's/^  mode: paper /  mode: sim /' /etc/catalyst/config.yaml")
         self.type("cp -al /opt/catalyst /opt/exchange")
         self.type("systemd-run --quiet --unit=exchange /opt/exchange/bin/python -m catalyst sim --start now")
         self.type("until journalctl --unit=exchange | grep -q 'exchange  http'; do sleep 1; done")
 
+    def measure(self, what: str, folder: str) -> None:
+        """Keep the disk space that a folder takes now."""
+        command = f"cd {self.folder} && du --summarize --block-size=1MB {folder}"
+        code, output = self.machine.run(command, self.user)
+        assert code == 0, output
+        self.sizes[what] = int(output.split()[0])
+
 
 def main() -> int:
     """Run the pages; print each command with its exit code and seconds, and write the record."""
-    if (reason := missing()) is not None:
+    parser = argparse.ArgumentParser(prog=RUNNER)
+    parser.add_argument("--suite", default=SUITE, help="the Debian to install")
+    suite = parser.parse_args().suite
+    if (reason := missing(suite)) is not None:
         print(f"try-install: skipped: {reason}")
         return 0
     staging = Path(tempfile.mkdtemp(prefix="catalyst-try-install-"))
     began = time.monotonic()
-    with new_machine(staging) as machine:
+    with new_machine(staging, suite) as machine:
         print(
-            f"a new Debian ({SUITE}) runs after {time.monotonic() - began:.0f} s; log: {machine.log}",
+            f"a new Debian ({suite}) runs after {time.monotonic() - began:.0f} s; log: {machine.log}",
             flush=True,
         )
         write_repository(machine.root)
@@ -96,10 +111,13 @@ def main() -> int:
             root.read(block)
         root.type(f"useradd --create-home --shell /bin/bash {USER}")
         root.type("apt-get install --yes make")
-        visitor = Reader(machine, USER, rows=root.rows)
+        visitor = Reader(machine, USER, rows=root.rows, sizes=root.sizes)
         for block in shell_blocks(README):
             if block.run_by == RUNNER:
                 visitor.read(block)
+        visitor.measure(DEMO_FOLDER, ".venv")
+        visitor.type("make dev")
+        visitor.measure(TESTS_FOLDER, ".venv")
     rows = root.rows
     minutes = (time.monotonic() - began) / 60
     failed = sum(not row.passed for row in rows)
@@ -107,7 +125,8 @@ def main() -> int:
     if failed:
         print(f"try-install: FAILED; log: {staging / 'log'}")
         return 1
-    write_page(rows, minutes)
+    if suite == SUITE:
+        write_page(rows, minutes, root.sizes)
     shutil.rmtree(staging)
     return 0
 

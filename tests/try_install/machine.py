@@ -1,4 +1,4 @@
-"""A new Debian 12 in a folder: built by debootstrap, booted by its own systemd, and given commands.
+"""A new Debian in a folder: built by debootstrap, booted by its own systemd, and given commands.
 
 Nothing of this machine is written into the project: the mirror is that of its apt, the package index that of its pip,
 both read at run time. Only commands that fetch packages see the machine's network; all others have a loopback alone.
@@ -20,6 +20,7 @@ from tests.systemd_day import isolation
 from tests.waiting import pause_blocking
 
 SUITE: Final = "bookworm"
+_SCRIPTS: Final = Path("/usr/share/debootstrap/scripts")
 COMMAND_LIMIT_S: Final = 1800
 _FETCHES: Final = re.compile(r"\b(apt-get|pip|make|git)\b")
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -34,27 +35,29 @@ _PIP_NAMES: Final = (
 )
 
 
-def missing() -> str | None:
+def missing(suite: str) -> str | None:
     """Return why no Debian can be built and booted here; None when it can."""
     if (reason := isolation.missing()) is not None:
         return reason
     for program in ("debootstrap", "nsenter", "apt-get", "git"):
         if shutil.which(program) is None:
             return f"there is no {program}"
-    return None if mirror() else f"apt of this machine knows no mirror of Debian {SUITE}"
+    if not (_SCRIPTS / suite).exists():
+        return f"its debootstrap does not know the Debian {suite}"
+    return None if mirror() else "apt of this machine knows no mirror of Debian"
 
 
 def mirror() -> str | None:
     """Return the mirror from which this machine's apt reads Debian; None when it reads none."""
     listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(CODENAME) $(COMPONENT) $(LABEL)"],
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(LABEL) $(COMPONENT)"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     for line in listed.splitlines():
         address, *names = line.split()
-        if SUITE in names and "main" in names and "Debian" in names:
+        if names == ["Debian", "Debian", "main"]:  # not Debian-Security
             return address
     return None
 
@@ -104,7 +107,7 @@ class Machine:
 
 
 @contextmanager
-def new_machine(staging: Path) -> Iterator[Machine]:
+def new_machine(staging: Path, suite: str) -> Iterator[Machine]:
     """Build and boot the Debian in a folder; end all its processes afterwards."""
     machine = Machine(staging)
     address = mirror()
@@ -116,7 +119,7 @@ def new_machine(staging: Path) -> Iterator[Machine]:
         "--propagation",
         "private",
         "debootstrap",
-        SUITE,
+        suite,
         str(machine.root),
         address,
     ]

@@ -1,13 +1,17 @@
 """docs/try-install.md: the commands that `make try-install` ran, and how each ended."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "try-install.md"
 OWN: Final = "(set-up)"  # the page of commands that stand on no page
+SERVICE_FOLDER: Final = "the service, `/opt/catalyst`"
+DEMO_FOLDER: Final = "the demo, `.venv`"
+TESTS_FOLDER: Final = "the demo and the tests, `.venv`"
+_SIZE: Final = re.compile(r"^\| ([^|]+) \| (\d+) \|$", re.MULTILINE)
 _ROW: Final = re.compile(r"^\| ([^|]+) \| (`+)(.+?)\2 \| ([^|]+) \| ([^|]*) \|$", re.MULTILINE)
 
 _INTRODUCTION: Final = """\
@@ -39,7 +43,7 @@ class Row:
         return self.code in (None, 0) or self.is_expected
 
 
-def write_page(rows: Iterable[Row], minutes: float) -> None:
+def write_page(rows: Iterable[Row], minutes: float, sizes: Mapping[str, int]) -> None:
     """Write the page."""
     lines = []
     run = [row for row in rows if row.code is not None]
@@ -51,6 +55,8 @@ def write_page(rows: Iterable[Row], minutes: float) -> None:
     PAGE.write_text(
         f"{_INTRODUCTION}{''.join(lines)}\n**{len(run)} commands run, {skipped} not run;"
         f" {minutes:.0f} minutes**, of which {sum(row.seconds for row in run) / 60:.0f} for the commands.\n"
+        "\n| what is installed for | MB of disk |\n|---|---:|\n"
+        + "".join(f"| {what} | {size} |\n" for what, size in sizes.items())
     )
 
 
@@ -61,6 +67,11 @@ def recorded_commands(page: str) -> list[tuple[str, str]]:
         for name, _, command, result, _ in _ROW.findall(PAGE.read_text())
         if name == page
     ]
+
+
+def recorded_sizes() -> dict[str, int]:
+    """Return the MB of disk that each environment took."""
+    return {what: int(size) for what, size in _SIZE.findall(PAGE.read_text())}
 
 
 def shown(command: str) -> str:
