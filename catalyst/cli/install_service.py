@@ -30,10 +30,8 @@ TARGETS: Final = {
     "catalyst.sh": "/usr/local/bin/catalyst",
 }
 
-# The units that use only commands of this release.
-ENABLED: Final = ("catalyst.service", "catalyst-doctor.timer")
-
-NOT_ENABLED: Final = "not yet:   catalyst-backup.timer (this release has no `catalyst backup`)"
+# The units that a new machine enables.
+ENABLED: Final = ("catalyst.service", "catalyst-doctor.timer", "catalyst-backup.timer")
 
 # The service cannot read these folders (ProtectHome, PrivateTmp).
 HIDDEN_FOLDERS: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 -- refused, not used
@@ -89,7 +87,7 @@ def install_service(
         _run_commands()
     else:
         lines += [f"run there: {' '.join(command)}" for command in COMMANDS]
-    lines += [f"start it:  systemctl enable --now {' '.join(ENABLED)}", NOT_ENABLED]
+    lines.append(f"start it:  systemctl enable --now {' '.join(ENABLED)}")
     print_result({"files": states}, as_json, lambda: lines)
 
 
