@@ -69,6 +69,14 @@ def journal_head_of(facts: Mapping[str, object], origin: str | None) -> Mapping[
     return head if isinstance(head, dict) and origin is not None and head.get("origin") == origin else None
 
 
+def written_at(facts: Mapping[str, object]) -> datetime | None:
+    """Return when a proof was written; None when it does not say."""
+    try:
+        return datetime.fromisoformat(str(facts.get("at")))
+    except ValueError:
+        return None
+
+
 def read_flat_proofs(folder: Path, account_id: str) -> Iterator[tuple[Path, Mapping[str, object]]]:
     """Yield path and content of every proof of an account, oldest first; an unreadable proof gives an empty mapping."""
     for path in sorted(folder.glob(f"{glob.escape(account_id)}.*.json")):

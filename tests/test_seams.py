@@ -65,6 +65,16 @@ SEAMS: dict[str, dict[str, str]] = {
         "a file": "the installation id outlives the database; writing it comes before the first order"
     },
     "flat_proof_files.py": {"a file": "proofs that outlive the database; writing one is a step"},
+    "backup/programs.py": {
+        "a file": "finds PostgreSQL's programs",
+        "another process": "runs pg_dump, pg_restore and psql",
+    },
+    "backup/encryption.py": {"a file": "finds age and gpg", "another process": "runs them"},
+    "backup/write.py": {"a file": "writes a backup in one step, and deletes old ones"},
+    "backup/restore.py": {
+        "a file": "reads a backup",
+        "the database": "the target is no database of a running daemon",
+    },
     "doctor/disks.py": {"a file": "reads the free space of the disks"},
     "daemon/trading_day/trading_day.py": {
         "real time": "cancels a hanging job in real time, independent of the market clock"
@@ -114,6 +124,7 @@ SEAMS: dict[str, dict[str, str]] = {
     "cli/log_sources.py": {"a file": "reads a log", "another process": "runs journalctl"},
     "cli/psql.py": {"a file": "finds PostgreSQL's programs", "another process": "runs psql"},
     "cli/parent_watch.py": {"another process": "exits when its parent process is gone"},
+    "cli/stop.py": {"another process": "asks a daemon of this machine to end"},
     "cli/simulator.py": {"a socket": "checks whether a port is free"},
     "cli/unit_alert.py": {"a file": "stores when it last told of a failed service"},
     "cli/install_service.py": {

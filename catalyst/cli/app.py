@@ -12,8 +12,11 @@ import typer
 
 from catalyst.cli import (
     alerts,
+    backup,
+    bracket_trial,
     commands,
     configuration,
+    history,
     init,
     install_service,
     masked_output,
@@ -21,8 +24,10 @@ from catalyst.cli import (
     psql,
     queries,
     retention,
+    risk_check,
     show_logs,
     simulator,
+    stop,
     unit_alert,
 )
 from catalyst.cli import demo as demo_command
@@ -51,6 +56,8 @@ COMMANDS: Final = {
         run_command.migrate,
         psql.psql,
         retention.retention,
+        backup.backup,
+        backup.restore,
         install_service.install_service,
     ),
     "Show": (
@@ -62,6 +69,8 @@ COMMANDS: Final = {
         queries.orders,
         queries.positions,
         queries.cycles,
+        history.performance,
+        history.events,
         show_logs.logs,
     ),
     "Command the daemon": (
@@ -71,6 +80,7 @@ COMMANDS: Final = {
         commands.close,
         commands.halt,
         commands.resume,
+        stop.stop,
         doctor_command.reconcile,
         commands.flatten,
     ),
@@ -80,6 +90,8 @@ for panel, verbs in COMMANDS.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
 app.command("test-alert", rich_help_panel="Start here")(alerts.send_test_alert)
+app.command("risk-check", rich_help_panel="Start here")(risk_check.risk_check)
+app.command("test-order", rich_help_panel="Start here")(bracket_trial.send_test_order)
 app.add_typer(configuration.app, name="config", rich_help_panel="Start here")
 app.command(hidden=True)(unit_alert.alert)  # called by systemd
 app.add_typer(alerts.app, name="alerts", rich_help_panel="Show")

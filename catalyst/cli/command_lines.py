@@ -46,6 +46,9 @@ def resume_lines(answer: Mapping[str, object]) -> list[str]:
         if isinstance(cleared, list) and cleared
         else "no latch was set"
     ]
+    accepted = answer.get("accepted_carried")
+    if isinstance(accepted, list) and accepted:
+        lines.append(f"entries are allowed beside the carried {', '.join(map(str, accepted))}")
     reasons = answer.get("reasons")
     if isinstance(still_closed, list) and still_closed:
         texts = reasons if isinstance(reasons, dict) else {}

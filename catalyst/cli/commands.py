@@ -82,11 +82,19 @@ class CommandInterrupted(Exception):
     message: str
 
 
-def approve(proposal: ProposalId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def approve(
+    proposal: ProposalId,
+    qty: Annotated[int | None, typer.Option("--qty", min=1, help="Fewer shares than proposed.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Send the order of a proposed trade."""
-    answer = send_command(config, "approve", {"proposal_id": proposal})
+    chosen = {} if qty is None else {"quantity": qty}
+    answer = send_command(config, "approve", {"proposal_id": proposal, **chosen})
     print_result(
-        answer, as_json, lambda: [f"order {answer['order_id']} {answer['symbol']}: {answer['status']}"]
+        answer,
+        as_json,
+        lambda: [f"order {answer['order_id']} {answer['quantity']} {answer['symbol']}: {answer['status']}"],
     )
 
 
@@ -148,9 +156,16 @@ def halt(
     )
 
 
-def resume(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def resume(
+    accept_carried: Annotated[
+        bool,
+        typer.Option("--accept-carried", help="Also allow entries beside the positions of an earlier day."),
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Allow entries again after a halt, a flatten, an emergency stop or SAFE mode."""
-    answer = send_command(config, "resume", {})
+    answer = send_command(config, "resume", {"accept_carried": True} if accept_carried else {})
     print_result(answer, as_json, lambda: resume_lines(answer))
 
 
@@ -328,7 +343,7 @@ async def insert_and_wait(
     from catalyst.store import commands, latches
 
     market = open_clock(settings)  # for the rows' timestamps; the timeout is real time
-    by = f"cli:{_user_name()}"
+    by = f"cli:{user_name()}"
     interrupted = _catch_interrupts()
     async with open_migrated_store(
         dsn, SystemClock(), tables=TABLES_OF_HALT if kind == "halt" else ()
@@ -444,7 +459,8 @@ def _describe_lasting(kind: str) -> str:
     return f"the {kind} stays requested: the daemon, or the next one, carries it out within a day"
 
 
-def _user_name() -> str:
+def user_name() -> str:
+    """Return the name of the operating system's user."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as containers have

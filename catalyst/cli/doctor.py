@@ -111,7 +111,14 @@ def apply_fixes(config: ConfigOption, examination: "Examination") -> list[str]:
 
 
 def _examine(settings: Settings, *, whole_journal: bool) -> "Examination":
-    async def run_checks(dsn: str) -> "Examination":
+    with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
+        return examine_database_at(settings, dsn, whole_journal=whole_journal)
+
+
+def examine_database_at(settings: Settings, dsn: str, *, whole_journal: bool) -> "Examination":
+    """Examine the database of that address, with the broker and the folders of the settings."""
+
+    async def run_checks() -> "Examination":
         from catalyst.broker.alpaca import AlpacaBroker
         from catalyst.doctor.examination import Journal, examine
 
@@ -131,8 +138,7 @@ def _examine(settings: Settings, *, whole_journal: bool) -> "Examination":
             finally:
                 await broker.close()
 
-    with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
-        return run_async(lambda: run_checks(dsn))
+    return run_async(run_checks)
 
 
 def _resolve_quarantine(settings: Settings, note: str) -> None:

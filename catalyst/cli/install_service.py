@@ -30,11 +30,9 @@ TARGETS: Final = {
     "catalyst.sh": "/usr/local/bin/catalyst",
 }
 
-# The units that use only commands of this release.
-ENABLED: Final = ("catalyst.service", "catalyst-doctor.timer")
-
 CONFIGURE: Final = "configure: catalyst init, then catalyst check"
-NOT_ENABLED: Final = "not yet:   catalyst-backup.timer (this release has no `catalyst backup`)"
+# The units that a new machine enables.
+ENABLED: Final = ("catalyst.service", "catalyst-doctor.timer", "catalyst-backup.timer")
 
 # The service cannot read these folders (ProtectHome, PrivateTmp).
 HIDDEN_FOLDERS: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 -- refused, not used
@@ -90,7 +88,7 @@ def install_service(
         _run_commands()
     else:
         lines += [f"run there: {' '.join(command)}" for command in COMMANDS]
-    lines += [CONFIGURE, f"start it:  systemctl enable --now {' '.join(ENABLED)}", NOT_ENABLED]
+    lines += [CONFIGURE, f"start it:  systemctl enable --now {' '.join(ENABLED)}"]
     print_result({"files": states}, as_json, lambda: lines)
 
 

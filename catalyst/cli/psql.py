@@ -5,10 +5,10 @@ import signal
 import subprocess
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import typer
 
+from catalyst.backup.programs import split_password
 from catalyst.cli.settings import ConfigOption, database_dsn, is_embedded, read_settings
 from catalyst.config.loader import environment_without_catalyst
 from catalyst.config.settings import Settings
@@ -63,14 +63,3 @@ def _find_psql(settings: Settings) -> Path:
         return embedded.find_binaries() / "psql"
     except embedded.EmbeddedUnavailable:
         raise UserError("there is no psql: install postgresql-client") from None
-
-
-def split_password(dsn: str) -> tuple[str, str | None]:
-    """Return the address without its password, and the password."""
-    parts = urlsplit(dsn)
-    user_info, at, hosts = parts.netloc.rpartition("@")
-    user, _, password = user_info.partition(":")
-    pairs = parse_qsl(parts.query)
-    query = urlencode([(name, value) for name, value in pairs if name != "password"], safe="/")
-    address = f"{parts.scheme}://{user}{at}{hosts}{parts.path}" + (f"?{query}" if query else "")
-    return address, unquote(password) or dict(pairs).get("password")

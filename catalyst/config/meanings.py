@@ -24,6 +24,12 @@ KEY_MEANINGS: Final = {
         "older frames of scans (every symbol with the stage that refused it) are deleted after the close; all results "
         "stay"
     ),
+    "database.backups": "folder of the backups that `catalyst backup` writes; null: next to data_dir",
+    "database.keep_backup_days": "days with a backup that are kept; the newest of each day",
+    "database.backup_recipient": "key for which every backup is encrypted: age1... by age, else a key of gpg",
+    "database.warn_backup_age_hours": (
+        "`catalyst doctor` and an alert name an older last backup, except in sim; 0: never, the server has its own"
+    ),
     "session.mode": (
         "supervised: each trade waits for `catalyst approve`; autonomous also needs workflow.auto_execute and "
         "ENABLE_AUTONOMOUS_TRADING=true, and a restart"

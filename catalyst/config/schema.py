@@ -76,6 +76,10 @@ class DatabaseConfig(Section):
     spool: Path | None = None  # folder of the actions during a database outage
     proofs: Path | None = None  # folder of the flat proofs
     keep_scan_frames_days: int = Field(180, ge=7, le=3650)
+    backups: Path | None = None  # folder of the backups
+    keep_backup_days: int = Field(7, ge=1, le=3650)
+    backup_recipient: str | None = Field(None, min_length=1)  # a key of age or gpg
+    warn_backup_age_hours: int = Field(26, ge=0, le=8760)
 
 
 class SessionConfig(Section):

@@ -138,6 +138,11 @@ class Settings:
         return self.config.database.proofs or self.data_dir.parent / "proofs"
 
     @property
+    def backups_dir(self) -> Path:
+        """The folder of the backups of the database."""
+        return self.config.database.backups or self.data_dir.parent / "backups"
+
+    @property
     def data_url(self) -> str:
         return self.config.broker.simulator if self.mode is Mode.SIM else ALPACA_DATA
 

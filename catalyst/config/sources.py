@@ -49,6 +49,7 @@ def _decided_values(settings: Settings, values: dict[str, SourcedValue]) -> dict
         "database.data_dir": SourcedValue(settings.data_dir, values["database.data_dir"].source),
         "database.spool": SourcedValue(settings.spool_dir, values["database.spool"].source),
         "database.proofs": SourcedValue(settings.proofs_dir, values["database.proofs"].source),
+        "database.backups": SourcedValue(settings.backups_dir, values["database.backups"].source),
     }
     if settings.config.trading.mode is None:
         if settings.env.trading_mode is settings.mode:

@@ -43,6 +43,7 @@ from catalyst.daemon.startup import (
     open_database,
     recover_or_stop,
 )
+from catalyst.daemon.trading_day.bracket_trial import BracketTrial
 from catalyst.daemon.trading_day.operator_commands import OperatorCommands
 from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule, scan_times
 from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
@@ -245,6 +246,14 @@ def _build_commands(components: Components, command_inserted: ChangeSignal) -> O
         command_inserted,
         components.trading_day,
         components.entries,
+        BracketTrial(
+            components.store,
+            components.market,
+            components.submission,
+            components.entries,
+            components.clock,
+            components.settings.mode,
+        ),
         components.emergency_stop,
         components.flatten,
         components.reconciler,

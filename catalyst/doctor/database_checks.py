@@ -141,7 +141,8 @@ async def verify_journal(
     files = list(flat_proof_files.read_flat_proofs(folder, account_name))
     for path, facts in files if whole else files[-1:]:
         anchor = journal.link_from_facts(flat_proof_files.journal_head_of(facts, first_hash))
-        chain_break = None if anchor is None else await journal.check_anchor(conn, anchor)
+        written_at = flat_proof_files.written_at(facts)
+        chain_break = None if anchor is None else await journal.check_proof(conn, anchor, written_at)
         if chain_break is not None:
             return [_journal_issue(f"{chain_break.sentence}, according to {path}", link=chain_break.link)], 0
     for anchor in await journal.anchors(conn, limit=100_000) if whole else ():

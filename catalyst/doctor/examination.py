@@ -14,10 +14,12 @@ from catalyst.clock import Clock
 from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
 from catalyst.doctor import broker_checks, database_checks
+from catalyst.doctor.backups import backup_issues
 from catalyst.doctor.disks import LOW_DISK_BYTES, used_disks
 from catalyst.doctor.issues import Examination, Issue, IssueKind, Severity, new_issue
 from catalyst.domain.errors import BrokerError
 from catalyst.store import daemon_epoch
+from catalyst.store.migrate import migrated_since
 from catalyst.store.pool import Connection, Store
 
 RECHECK_DELAYS: Final = (timedelta(seconds=4), timedelta(seconds=8))  # before the second and the third check
@@ -60,6 +62,7 @@ async def examine(
         daemon = await daemon_epoch.current(conn)
         if settings.mode is not Mode.SIM:
             issues += await database_checks.old_key_issues(conn, settings.keys[0], clock.now())
+        issues += backup_issues(settings, database_since=await migrated_since(conn), at=clock.now())
         if journal is not Journal.NOT:
             issues += await _journal_issues(conn, settings, whole=journal is Journal.WHOLE)
     issues += _host_issues(settings)

@@ -45,6 +45,7 @@ class IssueKind(StrEnum):
     RECONCILIATION_SKIPPED = "RECONCILIATION_SKIPPED"
     CLOCK_SKEW = "CLOCK_SKEW"
     DISK_LOW = "DISK_LOW"
+    BACKUP_STALE = "BACKUP_STALE"  # the last backup is too old, or there is none
     ALERTS_NOT_DELIVERED = "ALERTS_NOT_DELIVERED"  # a mail server or messenger takes no message
     KEY_OLD = "KEY_OLD"
     CONFIG_WARNING = "CONFIG_WARNING"
@@ -89,6 +90,7 @@ FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.RECONCILIATION_SKIPPED: "catalyst check",
     IssueKind.CLOCK_SKEW: "catalyst check",
     IssueKind.DISK_LOW: "catalyst check",
+    IssueKind.BACKUP_STALE: "catalyst backup",
     IssueKind.ALERTS_NOT_DELIVERED: "catalyst test-alert",
     IssueKind.KEY_OLD: "catalyst check",
     IssueKind.CONFIG_WARNING: "catalyst check",
@@ -111,6 +113,7 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
             IssueKind.ALPACA_ERROR,
             IssueKind.CLOCK_SKEW,
             IssueKind.DISK_LOW,
+            IssueKind.BACKUP_STALE,
             IssueKind.ALERTS_NOT_DELIVERED,
         ),
         Severity.WARNING,
@@ -144,6 +147,9 @@ FOUND_AT_BROKER: Final = frozenset(
         IssueKind.CLOCK_SKEW,
     }
 )
+
+# Issues that only the rows can cause: a restored database must have none.
+IN_DATABASE: Final = frozenset({IssueKind.ILLEGAL_HISTORY, IssueKind.DUPLICATE_ORDER})
 
 
 @dataclass(frozen=True, slots=True)

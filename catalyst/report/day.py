@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
-from itertools import accumulate
 from statistics import median
 from typing import Final
 
@@ -14,6 +13,7 @@ from catalyst.domain.order import NEVER_ARRIVED, NOT_SENT, PositionSide, Purpose
 from catalyst.domain.position import CENT, ZERO
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.report.formatting import in_stage_order
+from catalyst.report.statistics import largest_fall, trade_statistics
 from catalyst.store import (
     candidates,
     cycles,
@@ -108,6 +108,18 @@ class DayFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ProposalDecision:
+    """What a person decided about one proposal. `note`: the shares, when fewer than proposed were approved."""
+
+    proposal_id: int
+    symbol: str
+    decision: str
+    by: str
+    at: datetime
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ProposalFigures:
     """The proposals of a day by their decision; `waiting` have none yet. `approved_by` names who approved."""
 
@@ -117,6 +129,7 @@ class ProposalFigures:
     expired: int
     waiting: int
     approved_by: tuple[str, ...]
+    decisions: tuple[ProposalDecision, ...]  # of persons, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +239,16 @@ def proposal_figures(rows: Sequence[ProposalRow]) -> ProposalFigures:
         expired=counts[Decision.EXPIRED],
         waiting=counts[None],
         approved_by=tuple(dict.fromkeys(approvers)),
+        decisions=tuple(decision for row in rows if (decision := decision_of(row)) is not None),
+    )
+
+
+def decision_of(row: ProposalRow) -> ProposalDecision | None:
+    """Return what a person decided; None for a proposal that waits or has expired."""
+    if row.decision in (None, Decision.EXPIRED) or row.decided_by is None or row.decided_at is None:
+        return None
+    return ProposalDecision(
+        row.proposal_id, row.symbol, str(row.decision), row.decided_by, row.decided_at, row.note
     )
 
 
@@ -268,23 +291,19 @@ def figures_of(
 ) -> DayFigures:
     """Compute the statistics of the closed trades; the drawdown uses every exit fill."""
     closed_trades = [trade for trade in trades if trade.closed]
-    results = [trade.pnl for trade in closed_trades]
-    won, lost = [x for x in results if x > 0], [x for x in results if x < 0]
-    total = sum(results, ZERO)
+    of_trades = trade_statistics([trade.pnl for trade in closed_trades])
     held_seconds = [trade.held_seconds for trade in closed_trades if trade.held_seconds is not None]
     return DayFigures(
-        trades=len(closed_trades),
-        winners=len(won),
-        losers=len(lost),
-        flat=len(closed_trades) - len(won) - len(lost),
-        win_rate=(Decimal(100) * len(won) / len(closed_trades)).quantize(_HUNDREDTH)
-        if closed_trades
-        else None,
-        total_pnl=total,
-        average_pnl=(total / len(closed_trades)).quantize(CENT, ROUND_HALF_EVEN) if closed_trades else None,
-        best=max(results, default=None),
-        worst=min(results, default=None),
-        profit_factor=(sum(won, ZERO) / -sum(lost, ZERO)).quantize(_HUNDREDTH) if lost else None,
+        trades=of_trades.trades,
+        winners=of_trades.winners,
+        losers=of_trades.losers,
+        flat=of_trades.flat,
+        win_rate=of_trades.win_rate,
+        total_pnl=of_trades.total_pnl,
+        average_pnl=of_trades.average_pnl,
+        best=of_trades.best,
+        worst=of_trades.worst,
+        profit_factor=of_trades.profit_factor,
         max_drawdown=max_drawdown(fills, rows),
         longest_unprotected_seconds=max((trade.unprotected_seconds for trade in trades), default=ZERO),
         median_unprotected_seconds=median([trade.unprotected_seconds for trade in trades])
@@ -308,9 +327,7 @@ def max_drawdown(fills: Sequence[BookedFill], rows: Sequence[PositionRow]) -> De
             continue
         gain = (fill.price - row.entry_price) * fill.quantity
         gains.append(gain if row.side is PositionSide.LONG else -gain)
-    curve = list(accumulate(gains, initial=ZERO))
-    peaks = accumulate(curve, max)
-    return max(peak - value for peak, value in zip(peaks, curve, strict=True)).quantize(CENT, ROUND_HALF_EVEN)
+    return largest_fall(gains)
 
 
 def exits_of(trades: Sequence[TradeSummary]) -> tuple[ExitsByReason, ...]:

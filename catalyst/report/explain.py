@@ -7,8 +7,16 @@ from datetime import date, datetime
 from io import BytesIO
 
 from catalyst.domain.rows import OrderRow
-from catalyst.report.day import TradeSummary, trade_of
-from catalyst.store import candidates, cycles, daemon_epoch, positions, reporting_queries, securities
+from catalyst.report.day import ProposalDecision, TradeSummary, decision_of, trade_of
+from catalyst.store import (
+    candidates,
+    cycles,
+    daemon_epoch,
+    positions,
+    proposals,
+    reporting_queries,
+    securities,
+)
 from catalyst.store.candidates import CandidateRow, FrameBlob, HeadlineRecord, IndicatorRecord, PatternRecord
 from catalyst.store.pool import Connection
 from catalyst.store.reporting_queries import BookedFill
@@ -56,6 +64,7 @@ class Explanation:
     orders: tuple[OrderRow, ...]
     fills: tuple[BookedFill, ...]
     trades: tuple[TradeSummary, ...]
+    decisions: tuple[ProposalDecision, ...]  # of persons about its proposals
 
 
 async def explain(conn: Connection, symbol: str, day: date | None = None) -> Explanation | None:
@@ -97,6 +106,11 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
             if fill.symbol == symbol
         ),
         trades=tuple(trade_of(row) for row in reversed(symbol_positions) if row.cycle_id == cycle.cycle_id),
+        decisions=tuple(
+            decision
+            for row in await proposals.of_cycle(conn, cycle.cycle_id)
+            if row.symbol == symbol and (decision := decision_of(row)) is not None
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from catalyst.report.explain import Explanation, SymbolScan
 from catalyst.report.fitted_table import Column, FittedTable
 from catalyst.report.formatting import duration, new_york_time, price
 from catalyst.report.tables import render_orders
-from catalyst.report.terminal import render_trades
+from catalyst.report.terminal import describe_decision, render_trades
 from catalyst.store.candidates import HeadlineRecord, PatternRecord
 
 # The stage that computes each stored fact; the others belong to the scan.
@@ -48,6 +48,7 @@ def render_explanation(explanation: Explanation, *, every_scan: bool = False) ->
     for symbol_scan in with_facts if every_scan else sorted(with_facts, key=_detail_rank)[-1:]:
         yield Text(f"\nscan of {new_york_time(symbol_scan.at)} New York", style="bold")
         yield facts_table(symbol_scan)
+    yield from (describe_decision(decision) for decision in explanation.decisions)
     if explanation.orders:
         yield from render_orders(explanation.orders)
     if explanation.trades:

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from catalyst.domain.session import NEW_YORK
-from catalyst.report.day import DayReport, ProposalFigures, TradeSummary
+from catalyst.report.day import DayReport, ProposalDecision, ProposalFigures, TradeSummary
 from catalyst.report.fitted_table import ALWAYS, Column, FittedTable
 from catalyst.report.formatting import (
     describe_proof,
@@ -138,6 +138,16 @@ def _render_proposal_figures(figures: ProposalFigures) -> Iterator[RenderableTyp
     yield (
         f"proposals {figures.proposed}: {figures.approved} approved{approvers}, {figures.rejected} rejected, "
         f"{figures.expired} expired{waiting}"
+    )
+    yield from (f"          {describe_decision(decision)}" for decision in figures.decisions)
+
+
+def describe_decision(decision: ProposalDecision) -> str:
+    """Describe who decided what about a proposal, and when."""
+    note = f" ({decision.note})" if decision.note else ""
+    return (
+        f"{new_york_time(decision.at)} {decision.symbol}: proposal {decision.proposal_id} {decision.decision} by "
+        f"{decision.by}{note}"
     )
 
 

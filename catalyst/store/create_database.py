@@ -81,6 +81,19 @@ async def create_database(
     )
 
 
+async def create_empty_database(dsn: str) -> None:
+    """Create the database that `dsn` names, of catalyst_owner where the server has it. Raises UserError."""
+    try:
+        async with connected(await _maintenance_dsn(dsn), "catalyst restore", statement_timeout=0) as conn:
+            has_owner = await conn.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", OWNER)
+            owner = f"OWNER {OWNER}" if has_owner else ""
+            await conn.execute(
+                f"CREATE DATABASE {_identifier(database_of(dsn))} {owner} ENCODING 'UTF8' TEMPLATE template0"
+            )
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise UserError(f"this role may not create the database ({error.args[0]}): create it first") from None
+
+
 async def _maintenance_dsn(dsn: str) -> str:
     """Return the address of a database of the server that exists before ours."""
     for name in _MAINTENANCE_DATABASES:

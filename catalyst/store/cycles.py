@@ -132,6 +132,16 @@ async def recent(conn: Connection, limit: int = 20) -> list[CycleRow]:
     return [_row(record) for record in await conn.fetch(_RECENT, limit)]
 
 
+async def days_between(conn: Connection, since: date, until: date) -> list[date]:
+    """Return the dates with a cycle from `since` to `until`, oldest first."""
+    found = await conn.fetch(
+        "SELECT cycle_date FROM trading_cycles WHERE cycle_date BETWEEN $1 AND $2 ORDER BY cycle_date",
+        since,
+        until,
+    )
+    return [record["cycle_date"] for record in found]
+
+
 async def unfinished_before(conn: Connection, day: date) -> list[CycleRow]:
     """Return the latest cycles before `day` that are not completed, oldest first."""
     return [_row(record) for record in reversed(await conn.fetch(_UNFINISHED, day))]

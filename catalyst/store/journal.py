@@ -135,6 +135,27 @@ async def check_anchor(conn: Connection, anchor: ChainLink) -> ChainBreak | None
     return None
 
 
+async def check_proof(conn: Connection, anchor: ChainLink, written_at: datetime | None) -> ChainBreak | None:
+    """Check the link in a flat proof outside the database, as `check_anchor` does.
+
+    A proof that was written after the backup from which this database was restored, and before the restore, belongs to
+    the lost database: it is no break.
+    """
+    chain_break = await check_anchor(conn, anchor)
+    if chain_break is None or written_at is None:
+        return chain_break
+    is_lost = await conn.fetchval(
+        """
+        SELECT EXISTS (SELECT 1 FROM order_events
+                        WHERE source = 'restore' AND kind = 'restored' AND order_id IS NULL
+                          AND (payload ->> 'link')::bigint < $1 AND at >= $2)
+        """,
+        anchor.link,
+        written_at,
+    )
+    return None if is_lost else chain_break
+
+
 async def anchors(conn: Connection, *, limit: int = 100) -> list[ChainLink]:
     """Return the journal heads in the latest flat proofs, newest first."""
     found = await conn.fetch(

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -134,6 +135,17 @@ async def require_current(conn: Connection, *, folder: Path = MIGRATIONS_FOLDER)
     _require_states(_compare(migrations(folder), await _applied(conn)), allowed=None)
 
 
+def require_known(applied: dict[str, str], *, folder: Path = MIGRATIONS_FOLDER) -> None:
+    """Check that this program knows every migration of another database. Raises SchemaNotCurrent."""
+    _require_states(_compare(migrations(folder), applied), allowed=MigrationState.PENDING)
+
+
+async def migrated_since(conn: Connection) -> datetime | None:
+    """Return when the first migration was applied, which is the age of the database; None without one."""
+    since: datetime | None = await conn.fetchval("SELECT min(applied_at) FROM schema_migrations")
+    return since
+
+
 async def _applied(conn: Connection) -> dict[str, str]:
     try:
         rows = await conn.fetch("SELECT name, checksum FROM schema_migrations")
@@ -163,7 +175,7 @@ async def _grant_missing_rights(conn: Connection) -> None:
          WHERE app.rolname = 'catalyst_app' AND has_table_privilege(app.oid, 'schema_migrations', 'SELECT')
            AND c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
            AND pg_has_role(c.relowner, 'USAGE')
-           AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(app.oid, c.oid, 'USAGE')
+           AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(app.oid, c.oid, 'SELECT')
                         ELSE has_table_privilege(app.oid, c.oid, 'SELECT') END
         """
     )
@@ -239,7 +251,7 @@ def roles_sql() -> str:
 # Rights of each role on a table and on a sequence, less those that the roles' SQL revokes from the daemon.
 _RIGHTS: Final = {
     "catalyst_owner": ("ALL", "ALL"),
-    "catalyst_app": ("SELECT, INSERT, UPDATE", "USAGE"),
+    "catalyst_app": ("SELECT, INSERT, UPDATE", "USAGE, SELECT"),  # a backup reads the sequences
     "catalyst_readonly": ("SELECT", ""),
 }
 REVOKED_RIGHTS: Final = re.compile(r"^REVOKE ([A-Z, ]+?) ON ([a-z_, ]+?) FROM catalyst_app;", re.M)
@@ -269,7 +281,7 @@ GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO catalyst_owner;
 GRANT USAGE ON SCHEMA public TO catalyst_app;
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM catalyst_app;
 GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO catalyst_app;
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO catalyst_app;
+GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO catalyst_app;
 REVOKE UPDATE ON order_events FROM catalyst_app;
 REVOKE INSERT, UPDATE ON journal_chain, journal_lock FROM catalyst_app;
 REVOKE INSERT, UPDATE ON order_edges, schema_migrations FROM catalyst_app;
@@ -287,7 +299,7 @@ BEGIN
         ALTER DEFAULT PRIVILEGES FOR ROLE catalyst_owner IN SCHEMA public
             GRANT SELECT, INSERT, UPDATE ON TABLES TO catalyst_app;
         ALTER DEFAULT PRIVILEGES FOR ROLE catalyst_owner IN SCHEMA public
-            GRANT USAGE ON SEQUENCES TO catalyst_app;
+            GRANT USAGE, SELECT ON SEQUENCES TO catalyst_app;
         ALTER DEFAULT PRIVILEGES FOR ROLE catalyst_owner IN SCHEMA public
             GRANT SELECT ON TABLES TO catalyst_readonly;
     END IF;

@@ -17,6 +17,8 @@ from catalyst.domain.rows import NewOrder, OrderRow
 from catalyst.domain.unprotected_time import OrderFill
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from asyncpg import Connection, Record
     from asyncpg.pool import PoolConnectionProxy
 
@@ -362,6 +364,24 @@ async def record_outage_attempt(conn: "Conn", order_id: int, at: datetime, *, ep
         at,
         epoch,
     )
+
+
+async def set_unsent_quantity(
+    conn: "Conn", order_id: int, quantity: "Decimal", at: datetime, *, epoch: int
+) -> None:
+    """Change the shares of an order that was never sent. Raises StaleOrder when it was."""
+    updated_id = await conn.fetchval(
+        """
+        UPDATE orders SET quantity = $2, updated_at = $3, epoch = $4 WHERE order_id = $1 AND status = 'created'
+        RETURNING order_id
+        """,
+        order_id,
+        quantity,
+        at,
+        epoch,
+    )
+    if updated_id is None:
+        raise StaleOrder(f"order {order_id} was sent already")
 
 
 async def set_cancel_reason(conn: "Conn", order_id: int, reason: str, at: datetime, *, epoch: int) -> None:

@@ -191,6 +191,39 @@ async def set_levels(
     )
 
 
+async def accept_carried(conn: "Conn", *, by: str, at: datetime) -> list[str]:
+    """Record that a person allows entries beside the carried positions that are open now; return their symbols."""
+    record = await conn.fetchrow(
+        """
+        WITH carried AS (
+            SELECT p.position_id, s.symbol FROM positions p JOIN securities s USING (security_id)
+             WHERE p.status = 'open' AND p.carried ORDER BY p.position_id
+        )
+        INSERT INTO risk_events (event_type, severity, message, facts, occurred_at)
+        SELECT 'CARRIED_ACCEPTED', 'WARNING',
+               'entries are allowed beside positions of an earlier day: ' || string_agg(symbol, ', '),
+               jsonb_build_object('positions', jsonb_agg(position_id), 'symbols', jsonb_agg(symbol), 'by', $1::text), $2
+          FROM carried HAVING count(*) > 0
+        RETURNING facts
+        """,
+        by,
+        at,
+    )
+    return [] if record is None else list(record["facts"]["symbols"])
+
+
+async def accepted_carried(conn: "Conn") -> frozenset[int]:
+    """Return the ids of the carried positions beside which a person allows entries."""
+    found = await conn.fetch(
+        """
+        SELECT position_id::bigint AS position_id
+          FROM risk_events, jsonb_array_elements_text(facts -> 'positions') AS position_id
+         WHERE event_type = 'CARRIED_ACCEPTED'
+        """
+    )
+    return frozenset(record["position_id"] for record in found)
+
+
 async def mark_carried(conn: "Conn", *, day_began_at: datetime, is_new_day: bool = False) -> list[str]:
     """Mark every open position that was entered before the day as carried; return the symbols that were not marked
     before. The time of the first entry fill decides: a position without a cycle may be of today.

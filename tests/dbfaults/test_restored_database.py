@@ -1,13 +1,19 @@
 """Restored database: the rows are older than the broker's state, and lost orders are adopted by their own id."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import asyncpg
 
+from catalyst.backup.restore import read_content, restore, unpack
+from catalyst.backup.write import server_version, write_backup
+from catalyst.doctor.issues import FOUND_AT_BROKER, IN_DATABASE
 from tests.conftest import PostgresServer, database_name
 from tests.dbfaults.proxied_scenario import assert_sent_once
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
+from tests.stories.test_doctor import run_doctor
 
 ScenarioStep = Callable[[Scenario], Awaitable[object]]
 
@@ -175,3 +181,72 @@ async def test_own_exit_without_position_is_treated_as_external(database: str) -
         assert "no row in the database; no held shares match it" in message
         assert await scenario.conn.fetchval("SELECT count(*) FROM exit_intents") == 0
         await scenario.assert_consistent()
+
+
+async def test_backup_of_the_morning_over_the_state_of_the_afternoon(
+    database: str, empty_database: str, tmp_path: Path
+) -> None:
+    """Given a backup of the morning, and after it a target that filled, a flatten with its proof, a resume and another
+    purchase, when the backup is restored, then it is consistent, the doctor names what the broker has beyond it, the
+    next start ends protected and equal, enters nothing before `resume`, and the later proof is no fault."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 10)
+        written = await asyncio.to_thread(
+            write_backup,
+            database,
+            tmp_path / "backups",
+            at=scenario.clock.now(),
+            server=await server_version(database),
+            keep_days=7,
+        )
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(minutes=1)
+        assert scenario.held_qty("AAPL") == 0
+        assert (await scenario.send_command("flatten"))["ok"]
+        assert (await scenario.send_command("resume"))["ok"]
+        assert list(scenario.settings.proofs_dir.glob("*.json"))
+        await scenario.given_position("TSLA", 5)
+        await scenario.crash()
+        await scenario.conn.close()
+
+        sql = await asyncio.to_thread(unpack, written.path, tmp_path)
+        restored = await restore(
+            sql,
+            read_content(sql),
+            empty_database,
+            tmp_path,
+            backup=written.path.name,
+            by="test",
+            at=scenario.clock.now(),
+        )
+        assert (restored.is_catalyst, restored.migrated) == (True, ())
+        scenario.dsn = empty_database
+        scenario.conn = await asyncpg.connect(empty_database)
+        issues = (await run_doctor(scenario, whole_journal=True)).issues
+        assert [issue.message for issue in issues if issue.kind in IN_DATABASE] == []
+        beyond = {
+            (issue.kind.value, issue.facts.get("symbol")) for issue in issues if issue.kind in FOUND_AT_BROKER
+        }
+        assert {
+            ("PHANTOM_POSITION", "AAPL"),
+            ("PHANTOM_POSITION", "MSFT"),
+            ("ORPHAN_POSITION", "TSLA"),
+        } <= beyond
+
+        await scenario.start()
+        await scenario.advance(minutes=3)
+        assert {symbol: scenario.held_qty(symbol) for symbol in ("AAPL", "MSFT", "TSLA")} == {
+            "AAPL": 0,
+            "MSFT": 0,
+            "TSLA": 5,
+        }
+        position = await scenario.position("TSLA")
+        assert position is not None
+        assert (position["status"], position["protected_at"] is not None) == ("open", True)
+        assert scenario.components is not None
+        assert set(scenario.components.gate.reasons) == {"halt"}
+        await scenario.assert_consistent()
+        assert (await scenario.send_command("resume"))["ok"]
+        assert not scenario.components.gate.reasons
+        await assert_sent_once(scenario)

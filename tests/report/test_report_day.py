@@ -68,15 +68,22 @@ async def test_report_separates_proposals_from_sent_orders(day: Store) -> None:
     async with day.tx("decided") as conn:
         (waiting,) = await proposals.waiting(conn)
         before = await read_day_report(conn)
-        await proposals.decide(conn, waiting.proposal_id, Decision.APPROVED, by="cli:ann", at=SCANNED_AT)
+        await proposals.decide(
+            conn, waiting.proposal_id, Decision.APPROVED, by="cli:ann", at=SCANNED_AT, note="8 of 12 shares"
+        )
+        explanation = await explain(conn, "AMD")
         after = await read_day_report(conn)
     assert before is not None
     assert after is not None
     assert (before.proposals.waiting, before.proposals.approved) == (1, 0)
-    assert after.proposals == ProposalFigures(1, 1, 0, 0, 0, ("cli:ann",))
+    assert after.proposals == ProposalFigures(1, 1, 0, 0, 0, ("cli:ann",), after.proposals.decisions)
     page = rendered(*render_day(after))
     assert "orders    5 sent: 3 entries of which 3 filled" in page
     assert "proposals 1: 1 approved by cli:ann, 0 rejected, 0 expired" in page
+    decision = f"09:35:00 AMD: proposal {waiting.proposal_id} approved by cli:ann (8 of 12 shares)"
+    assert decision in page
+    assert explanation is not None
+    assert decision in rendered(*render_explanation(explanation))
 
 
 async def test_flat_proof_is_withdrawn_when_the_account_traded_after_it(day: Store) -> None:

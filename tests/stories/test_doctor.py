@@ -3,19 +3,25 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from catalyst.backup_files import backup_name
 from catalyst.broker.alpaca import AlpacaBroker
+from catalyst.clock import SystemClock
+from catalyst.config.schema import Mode
+from catalyst.doctor.backups import backup_issues
 from catalyst.doctor.database_checks import old_key_issues
 from catalyst.doctor.examination import Journal, examine
 from catalyst.doctor.issues import FIXES, RECONCILE, Examination, Issue, IssueKind, Severity
 from catalyst.store import api_keys, quarantine
+from catalyst.store.migrate import migrated_since
 from catalyst.store.pool import Store, open_store
 from tests.simulator.manual_feed import at
-from tests.stories.scenario import ENTRY, Scenario, open_scenario
+from tests.stories.scenario import ENTRY, Scenario, open_scenario, settings_for
 from tests.stories.test_safe_mode import as_owner
 
 UNKNOWN_ORDER_ID = "00000000-0000-4000-8000-000000000000"
@@ -368,6 +374,38 @@ async def test_doctor_reports_config_notices_and_full_disk(
             patch.setattr("catalyst.doctor.examination.LOW_DISK_BYTES", 1 << 62)
             result = await run_doctor(scenario)
         assert (issue_kinds(result), result.exit_code) == ({"DISK_LOW"}, 1)
+
+
+async def test_doctor_names_a_backup_that_is_too_old(store: Store, tmp_path: Path) -> None:
+    """A database without a backup, and one with an old one, are named 26 hours after it; a newer file, a simulated
+    account and the limit 0 are no issue."""
+    migrated = SystemClock().now()
+    folder = tmp_path / "backups"
+    settings = settings_for("http://127.0.0.1:1", database={"backups": folder})
+    paper = replace(settings, mode=Mode.PAPER)
+    off = replace(settings_for("http://127.0.0.1:1", database={"warn_backup_age_hours": 0}), mode=Mode.PAPER)
+    async with store.read() as conn:
+        since = await migrated_since(conn)
+    assert since is not None
+    assert backup_issues(paper, database_since=since, at=since + timedelta(hours=26)) == []
+    late = since + timedelta(hours=27)
+    [issue] = backup_issues(paper, database_since=since, at=late)
+    assert (issue.kind, issue.severity, issue.fix) == (
+        IssueKind.BACKUP_STALE,
+        Severity.WARNING,
+        "catalyst backup",
+    )
+    assert issue.message.startswith("there is no backup in ")
+    for other in (settings, off):
+        assert backup_issues(other, database_since=since, at=late) == []
+    folder.mkdir()
+    (folder / backup_name("catalyst", migrated)).touch()
+    assert (
+        backup_issues(paper, database_since=since - timedelta(days=9), at=migrated + timedelta(hours=25))
+        == []
+    )
+    [issue] = backup_issues(paper, database_since=since, at=migrated + timedelta(hours=30))
+    assert "is 30 hours old" in issue.message
 
 
 async def test_doctor_warns_of_clock_skew(database: str) -> None:

@@ -153,7 +153,9 @@ class OrderSubmission:
             released = await self.release(conn, row.order_id, by="submit")
         return await self.send(released)
 
-    async def release(self, conn: "orders.Conn", order_id: int, *, by: str) -> OrderRow:
+    async def release(
+        self, conn: "orders.Conn", order_id: int, *, by: str, note: str | None = None
+    ) -> OrderRow:
         """Mark a `created` order as submitted, in the caller's transaction; the caller then calls `send`."""
         await orders.transition(
             conn,
@@ -162,6 +164,7 @@ class OrderSubmission:
             to_status=Status.SUBMITTED,
             at=self.clock.now(),
             source=by,
+            note=note,
             epoch=self.epoch,
         )
         return await orders.get(conn, order_id)

@@ -29,7 +29,13 @@ INTERVAL: Final = timedelta(minutes=5)
 MAX_KEY: Final = 300  # characters
 # The loops that find the other kinds raise their own alerts.
 ALERTED_HERE: Final = frozenset(
-    {IssueKind.DISK_LOW, IssueKind.STUCK_ORDER, IssueKind.CYCLE_STALE, IssueKind.ALERTS_NOT_DELIVERED}
+    {
+        IssueKind.DISK_LOW,
+        IssueKind.BACKUP_STALE,
+        IssueKind.STUCK_ORDER,
+        IssueKind.CYCLE_STALE,
+        IssueKind.ALERTS_NOT_DELIVERED,
+    }
 )
 
 

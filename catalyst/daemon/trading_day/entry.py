@@ -120,13 +120,18 @@ class EntryPlacement:
         async with self.store.read() as conn:
             working = await orders.working_of_symbol(conn, symbol)
             held = await positions.open_positions(conn)
+            carried = [position for position in held if position.carried]
+            accepted = await positions.accepted_carried(conn) if carried else frozenset()
         if any(row.order_id != released for row in working):
             return "the symbol has a working order"
         if any(position.symbol == symbol for position in held):
             return "the symbol has an open position"
-        carried = [position.symbol for position in held if position.carried]
-        if carried and self.config.positions.close_all_at_market_close:
-            return f"positions of an earlier day are still held: {', '.join(carried)}"
+        waiting = [position.symbol for position in carried if position.position_id not in accepted]
+        if waiting and self.config.positions.close_all_at_market_close:
+            return (
+                f"positions of an earlier day are still held: {', '.join(waiting)}; `catalyst resume --accept-carried` "
+                "allows entries beside them"
+            )
         return None
 
     async def _bracket_refusal(
@@ -190,10 +195,11 @@ class EntryPlacement:
             "proposal_created", proposal_id=proposal_id, symbol=plan.symbol, expires_at=expires_at.isoformat()
         )
 
-    async def approve(self, proposal_id: int, *, by: str) -> OrderRow:
+    async def approve(self, proposal_id: int, *, by: str, quantity: int | None = None) -> OrderRow:
         """Check the proposal's order as an entry is checked, then release and send it; return its row.
 
-        Raises ProposalRefused when the entry is refused, or the proposal or its order is already decided.
+        `quantity`: send fewer shares than proposed; more were never checked. Raises ProposalRefused when the entry is
+        refused, or the proposal or its order is already decided.
         """
         now = self.clock.now()
         async with self.store.read() as conn:
@@ -202,19 +208,40 @@ class EntryPlacement:
             raise _no_proposal(proposal_id)
         async with self.store.read() as conn:
             order = await orders.get(conn, proposal.order_id)
+        shares = order.quantity if quantity is None else Decimal(quantity)
+        if proposal.decision is None and not 0 < shares <= order.quantity:
+            raise ProposalRefused(
+                f"approve 1 to {order.quantity:f} shares: more were not checked by the limits"
+            )
         refusal = await self._proposal_refusal(order)
         if refusal is not None and proposal.decision is None:
             raise ProposalRefused(f"no entry is possible now: {refusal}")
+        fewer = None if shares == order.quantity else f"{shares:f} of {order.quantity:f} shares"
         async with self.store.tx("approve") as conn:  # approval and release in one transaction
-            decided, is_new = await proposals.decide(conn, proposal_id, Decision.APPROVED, by=by, at=now)
+            decided, is_new = await proposals.decide(
+                conn, proposal_id, Decision.APPROVED, by=by, at=now, note=fewer
+            )
             approved = is_new and decided.decision is Decision.APPROVED
             row = await orders.lock(conn, proposal.order_id)
             if approved and row.status is Status.CREATED:
-                row = await self.submission.release(conn, row.order_id, by="operator")
+                if fewer is not None:
+                    await orders.set_unsent_quantity(
+                        conn, row.order_id, shares, now, epoch=self.submission.epoch
+                    )
+                note = f"proposal {proposal_id} approved by {by}" + (f": {fewer}" if fewer else "")
+                row = await self.submission.release(conn, row.order_id, by="operator", note=note)
         if not approved:
             raise ProposalRefused(f"proposal {proposal_id} is already {decided.decision}")
         if row.status is not Status.SUBMITTED:
             raise ProposalRefused(f"the order of proposal {proposal_id} is already {row.status}")
+        log.info(
+            "proposal_approved",
+            proposal_id=proposal_id,
+            symbol=row.symbol,
+            order_id=row.order_id,
+            qty=str(row.quantity),
+            by=by,
+        )
         return await self.submission.send(row)
 
     async def _proposal_refusal(self, order: OrderRow) -> str | None:
@@ -246,8 +273,10 @@ class EntryPlacement:
                     at=now,
                     source="operator",
                     cancel_reason="OPERATOR",
+                    note=f"proposal {proposal_id} rejected by {by}",
                     epoch=self.submission.epoch,
                 )
+        log.info("proposal_rejected", proposal_id=proposal_id, symbol=proposal.symbol, by=by)
 
 
 def _no_proposal(proposal_id: int) -> ProposalRefused:

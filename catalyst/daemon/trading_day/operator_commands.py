@@ -14,6 +14,7 @@ from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.risk.emergency_stop import EmergencyStop
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.runtime.supervisor import run_on_signal
+from catalyst.daemon.trading_day.bracket_trial import BracketTrial, trial_of
 from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.current_day import CurrentDay
@@ -54,6 +55,7 @@ class OperatorCommands:
     requested: ChangeSignal  # notified when a command was inserted
     trading_day: TradingDay
     entries: EntryPlacement
+    trial: BracketTrial
     emergency_stop: EmergencyStop
     flatten: Flatten
     reconciler: Reconciler
@@ -146,6 +148,7 @@ class OperatorCommands:
             "flatten": self._flatten,
             "scan": self._scan,
             "reconcile": self._reconcile,
+            "test_order": self._test_order,
         }
         handler = handlers.get(command.kind)
         if handler is None:
@@ -157,8 +160,20 @@ class OperatorCommands:
     async def _approve(self, command: Command) -> CommandResult:
         """Release and send the proposal's order."""
         proposal_id = int(str(command.arguments["proposal_id"]))
-        sent = await self.entries.approve(proposal_id, by=command.requested_by)
-        return {"order_id": sent.order_id, "symbol": sent.symbol, "status": sent.status}
+        quantity = command.arguments.get("quantity")
+        sent = await self.entries.approve(
+            proposal_id, by=command.requested_by, quantity=None if quantity is None else int(str(quantity))
+        )
+        return {
+            "order_id": sent.order_id,
+            "symbol": sent.symbol,
+            "quantity": str(sent.quantity),
+            "status": sent.status,
+        }
+
+    async def _test_order(self, command: Command) -> CommandResult:
+        """Send a bracket far from the market, return its legs, and cancel it."""
+        return await self.trial.run(trial_of(command.arguments), by=command.requested_by)
 
     async def _reject(self, command: Command) -> CommandResult:
         """Reject the proposal and mark its unsent order as cancelled."""
@@ -205,6 +220,11 @@ class OperatorCommands:
                     raise CommandRefused(
                         f"the cooldown ends at {until:%H:%M} New York time ({cycle.halt_reason}); resume after it"
                     )
+            accepted = (
+                await positions.accept_carried(conn, by=command.requested_by, at=now)
+                if command.arguments.get("accept_carried")
+                else []
+            )
             cleared = await latches.clear_latches(conn, by=command.requested_by, at=now)
             await self.emergency_stop.cancel(conn, by=command.requested_by)
             today = await cycles.of_day(conn, trading_date(now))
@@ -219,6 +239,7 @@ class OperatorCommands:
             await self.trading_day.set_idle_status()
         return {
             "cleared": cleared,
+            "accepted_carried": accepted,
             "still_closed": sorted(self.gate.reasons),
             "reasons": dict(sorted(self.gate.reasons.items())),
         }

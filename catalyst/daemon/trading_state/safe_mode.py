@@ -163,7 +163,7 @@ class SafeMode:
         ):
             anchor = journal.link_from_facts(flat_proof_files.journal_head_of(facts, origin))
             if anchor is not None:
-                chain_break = await journal.check_anchor(conn, anchor)
+                chain_break = await journal.check_proof(conn, anchor, flat_proof_files.written_at(facts))
                 return None if chain_break is None else f"{chain_break.sentence}, according to {path}"
         return None
 
