@@ -58,6 +58,7 @@ SEAMS: dict[str, dict[str, str]] = {
     "store/account_lock.py": {"the database": "the connection of the account lock"},
     "store/notifications.py": {"the database": "the connection of LISTEN"},
     "store/migrate.py": {"the database": "migrations run outside the pool"},
+    "store/legacy/upgrade.py": {"the database": "names the error of a missing right; the upgrade runs outside the pool"},
     "store/constraint_errors.py": {"the database": "classifies the errors of the database"},
     "daemon/outage/spool.py": {"a file": "stores actions during a database outage; each line is a step"},
     "daemon/trading_state/host_lock.py": {"a file": "the lock of this machine; taking it is a step"},
