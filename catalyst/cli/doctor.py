@@ -68,10 +68,10 @@ def doctor(
             examine_database(settings, pretty=pretty)
         if resolve is not None:
             _resolve_quarantine(settings, resolve)
-        examination = _examine(settings, whole_journal=journal)
+        examination = run_examination(settings, whole_journal=journal)
         fixed = apply_fixes(config, examination) if fix else []
         if fixed:
-            examination = _examine(settings, whole_journal=journal)
+            examination = run_examination(settings, whole_journal=journal)
     except UserError as error:
         message = str(error)
         result = {"timestamp": SystemClock().now(), "error": message, "status": "ERROR"}
@@ -110,7 +110,7 @@ def apply_fixes(config: ConfigOption, examination: "Examination") -> list[str]:
     return fixed
 
 
-def _examine(settings: Settings, *, whole_journal: bool) -> "Examination":
+def run_examination(settings: Settings, *, whole_journal: bool) -> "Examination":
     with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
         return examine_database_at(settings, dsn, whole_journal=whole_journal)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -92,9 +93,32 @@ def migrate(
     new_password: Annotated[
         bool, typer.Option("--new-password", help="With --create: give an existing login another password.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Earlier Catalyst's database: show each statement and its rows, change nothing."
+        ),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Only check the database after an upgrade; exit 1 when a check fails."),
+    ] = False,
+    finalize_legacy: Annotated[
+        bool, typer.Option("--finalize-legacy", help="Drop the old tables, after a day on the new ones.")
+    ] = False,
+    rollback_legacy: Annotated[
+        bool, typer.Option("--rollback-legacy", help="Take the upgrade back: the old tables as they were.")
+    ] = False,
+    backup_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the backup before an upgrade is written (default: beside the data)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the database's schema up to date; a second run changes nothing."""
+    """Bring the database's schema up to date; a second run changes nothing. Upgrades a database of the earlier
+    Catalyst (v6) after a backup.
+    """
+    from catalyst.cli import legacy_upgrade
     from catalyst.store import migrate as schema
 
     if roles:
@@ -104,7 +128,17 @@ def migrate(
     if create:
         _create_database(settings, login=login, new_password=new_password, as_json=as_json)
         return
+    if sum((status, dry_run, verify, finalize_legacy, rollback_legacy)) > 1:
+        raise UserError(
+            "choose one of --status, --dry-run, --verify, --finalize-legacy and --rollback-legacy"
+        )
     with database_dsn(settings, create=not status) as dsn, translate_connection_errors(dsn):
+        if verify:
+            legacy_upgrade.verify_upgrade(config, dsn, as_json=as_json)
+            return
+        if finalize_legacy or rollback_legacy:
+            legacy_upgrade.end_legacy(settings, dsn, finalize=finalize_legacy, as_json=as_json)
+            return
         if status:
             states = run_async(lambda: schema.status(dsn))
             print_result(
@@ -113,7 +147,11 @@ def migrate(
             if any(migration.state is not schema.MigrationState.APPLIED for migration in states):
                 raise typer.Exit(1)
             return
-        applied = run_async(lambda: schema.migrate(dsn))
+        if legacy_upgrade.upgrade_legacy(
+            settings, dsn, backup_dir=backup_dir, dry_run=dry_run, as_json=as_json
+        ):
+            return
+        applied = [] if dry_run else run_async(lambda: schema.migrate(dsn))
     current = "the schema is current" + (
         " (the embedded database migrates by itself)" if is_embedded(settings) else ""
     )

@@ -16,6 +16,7 @@ import asyncpg
 from catalyst.clock import SystemClock
 from catalyst.domain.errors import ConfigInvalid
 from catalyst.installation import shipped_folder
+from catalyst.store.legacy.recognition import recognise
 from catalyst.store.pool import Connection, connected
 
 MIGRATIONS_FOLDER: Final = shipped_folder("migrations")
@@ -77,23 +78,44 @@ async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
         if not await conn.fetchval("SELECT has_schema_privilege('public', 'CREATE')"):
             await _require_nothing_pending(conn, files)
             return []
-        await conn.execute("SELECT pg_advisory_lock($1)", _LOCK_KEY)
-        await conn.execute(
-            """
-            CREATE TABLE IF NOT EXISTS schema_migrations (
-                name       text        PRIMARY KEY,
-                checksum   text        NOT NULL,
-                applied_at timestamptz NOT NULL
+        await hold_migration_lock(conn)
+        if (found := await recognise(conn)) is not None:
+            raise SchemaNotCurrent(
+                f"this is a database of the earlier Catalyst ({found.state}): upgrade it with `catalyst migrate`, "
+                "which makes a backup first"
             )
-            """
+        pending = await apply_pending(conn, files)
+        await grant_missing_rights(conn)  # on tables of a release that did not grant them itself
+    return pending
+
+
+async def hold_migration_lock(conn: Connection) -> None:
+    """Act as the owner and hold the lock of migrations and upgrades until the connection ends."""
+    await _act_as_owner(conn)
+    await conn.execute("SELECT pg_advisory_lock($1)", _LOCK_KEY)
+
+
+async def apply_pending(conn: Connection, files: Sequence[Migration] | None = None) -> list[str]:
+    """Apply every missing migration, in the caller's transaction if there is one; return the names of those applied.
+
+    Raises SchemaNotCurrent for a changed or unknown migration, before anything is touched.
+    """
+    files = migrations() if files is None else files
+    await conn.execute(
+        """
+        CREATE TABLE IF NOT EXISTS schema_migrations (
+            name       text        PRIMARY KEY,
+            checksum   text        NOT NULL,
+            applied_at timestamptz NOT NULL
         )
-        states = _compare(files, await _applied(conn))
-        _require_states(states, allowed=MigrationState.PENDING)
-        pending = {status.name for status in states if status.state is MigrationState.PENDING}
-        for migration in files:
-            if migration.name in pending:
-                await _apply(conn, migration)
-        await _grant_missing_rights(conn)  # on tables of a release that did not grant them itself
+        """
+    )
+    states = _compare(files, await _applied(conn))
+    _require_states(states, allowed=MigrationState.PENDING)
+    pending = {status.name for status in states if status.state is MigrationState.PENDING}
+    for migration in files:
+        if migration.name in pending:
+            await _apply(conn, migration)
     return sorted(pending)
 
 
@@ -157,7 +179,7 @@ async def _applied(conn: Connection) -> dict[str, str]:
 async def _apply(conn: Connection, migration: Migration) -> None:
     async with conn.transaction():
         await conn.execute(migration.sql)
-        await _grant_missing_rights(conn)
+        await grant_missing_rights(conn)
         await conn.execute(
             "INSERT INTO schema_migrations (name, checksum, applied_at) VALUES ($1, $2, $3)",
             migration.name,
@@ -166,7 +188,7 @@ async def _apply(conn: Connection, migration: Migration) -> None:
         )
 
 
-async def _grant_missing_rights(conn: Connection) -> None:
+async def grant_missing_rights(conn: Connection) -> None:
     """Grant the roles, where the roles' SQL was run, their rights on our tables and sequences without any."""
     relations = await conn.fetch(
         """
