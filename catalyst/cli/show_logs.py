@@ -24,6 +24,7 @@ from catalyst.cli.log_lines import (
 from catalyst.cli.masked_output import print_masked
 from catalyst.cli.settings import run_async
 from catalyst.clock import NEW_YORK, Clock, SystemClock
+from catalyst.config.listing_names import broker_symbol
 from catalyst.domain.errors import UserError
 
 UNIT: Final = "catalyst"
@@ -62,7 +63,7 @@ def logs(
     chosen = LogFilter(
         level=None if level is None else level.lower(),
         events=tuple(event or ()),
-        symbols=tuple(name.upper() for name in symbol or ()),
+        symbols=tuple(broker_symbol(name) for name in symbol or ()),
         since=began,
     )
     try:
