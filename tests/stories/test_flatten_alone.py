@@ -23,6 +23,7 @@ from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import Scenario, open_scenario
 from tests.stories.test_operator_actions import order_by_hand
+from tests.waiting import wait_until
 
 
 async def advance_until_done(scenario: Scenario, task: "asyncio.Task[FlattenResult]") -> FlattenResult:
@@ -149,8 +150,10 @@ async def test_flatten_gives_up_when_the_broker_is_silent(database: str) -> None
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
         await scenario.inject_fault("status_before", route="/v2/account", status=503, count=0)
-        began = scenario.clock.now()
         task = await start_flatten_by_cli(scenario)
+        [fault] = scenario.server.exchange.state.faults.rules.values()
+        await wait_until(lambda: fault.fired)
+        began = scenario.clock.now()
         while not task.done():
             assert scenario.clock.now() - began < timedelta(minutes=1)
             await scenario.advance(seconds=1)
