@@ -68,7 +68,7 @@ async def test_commands_are_answered_while_the_start_waits_for_the_broker(databa
         await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=503, count=0)
         starting = asyncio.create_task(scenario.start())
         scan_id = await insert_command(scenario, "scan", trade=True)
-        assert (await answer_during_start(scenario, starting, "halt", reason="storm"))["ok"]
+        assert (await answer_during_start(scenario, starting, "halt", reason="news"))["ok"]
         assert await answer_of(scenario, scan_id) is None  # it waits for the start, and nothing waits for it
         resumed = await answer_during_start(scenario, starting, "resume")
         assert resumed["cleared"] == ["halt"]
