@@ -17,6 +17,7 @@ import structlog
 
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
 from catalyst.domain.secret_mask import mask_value
+from catalyst.file_owner import give_to_folder_owner
 
 log = structlog.get_logger()
 
@@ -46,6 +47,7 @@ class FlatProofFiles:
             part_path = path.with_suffix(".part")
             file = os.open(part_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
+                give_to_folder_owner(file, self.folder)
                 remaining = orjson.dumps(
                     proof, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str
                 )

@@ -22,6 +22,7 @@ from catalyst.broker.columns import (
     snapshot_columns,
     snapshot_frame,
 )
+from catalyst.broker.name_changes import NameChange, parse_name_changes, present_symbols
 from catalyst.broker.outcome import is_object, require_object, success_body
 from catalyst.broker.parse import amount, instant
 from catalyst.broker.port import MarketData, Priority, RateLimitStatus
@@ -35,11 +36,14 @@ from catalyst.domain.errors import BrokerUnavailable
 from catalyst.domain.fault_points import FaultPoint
 from catalyst.domain.latency import Latency
 from catalyst.domain.report import Quote, Trade
+from catalyst.domain.session import trading_date
 
 T = TypeVar("T")
 
 FEEDS: Final = ("iex", "sip", "delayed_sip")
 BARS_PER_PAGE: Final = 10_000
+NAME_CHANGES_PER_PAGE: Final = 1_000
+NAME_CHANGES_SINCE: Final = "2016-01-01"  # the broker's history begins there
 MAX_PAGES: Final = 2_000
 # Of the delayed feed: older data comes from the consolidated tape.
 DELAYED_FEED_LAG: Final = timedelta(minutes=15)
@@ -125,6 +129,37 @@ class AlpacaMarketData(MarketData):
 
     async def trades(self, symbols: Sequence[str]) -> dict[str, Trade]:
         return await self._fetch_latest("trades", symbols, _parse_trade)
+
+    async def present_symbols(self, symbols: Sequence[str]) -> Mapping[str, str]:
+        changes: set[NameChange] = set()
+        asked: set[str] = set()
+        while unknown := {*symbols, *(change.new_symbol for change in changes)} - asked:
+            asked |= unknown
+            for batch in batch_symbols(sorted(unknown)):
+                changes |= await self._fetch_name_changes(batch)
+        return present_symbols(symbols, changes)
+
+    async def _fetch_name_changes(self, symbols: Sequence[str]) -> set[NameChange]:
+        params: dict[str, str | int] = {
+            "symbols": ",".join(symbols),
+            "types": "name_change",
+            "start": NAME_CHANGES_SINCE,
+            "end": trading_date(self._clock.now()).isoformat(),
+            "limit": NAME_CHANGES_PER_PAGE,
+            "sort": "asc",
+        }
+        changes: set[NameChange] = set()
+        for _ in range(MAX_PAGES):
+            page, token = await self._rest_client.read(
+                "/corporate-actions", encode_query(**params), parse_name_changes, version="v1"
+            )
+            changes.update(page)
+            if token is None:
+                return changes
+            if token == params.get("page_token"):
+                break
+            params["page_token"] = token
+        raise BrokerUnavailable("the list of name changes cannot be read completely: a page repeats")
 
     async def close(self) -> None:
         """Close threads and sockets."""

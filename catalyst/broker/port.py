@@ -5,7 +5,7 @@ says whether it happened. No implementation retries a request that changes anyth
 unreadable rows; its caller decides what may be concluded from the others.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -197,6 +197,10 @@ class MarketData(Protocol):
 
     async def trades(self, symbols: Sequence[str]) -> dict[str, Trade]:
         """Return the latest prints."""
+        ...
+
+    async def present_symbols(self, symbols: Sequence[str]) -> Mapping[str, str]:
+        """Return the present symbol of each one that a name change has replaced."""
         ...
 
 

@@ -4,6 +4,11 @@ from collections.abc import Mapping
 
 
 def close_line(answer: Mapping[str, object]) -> str:
+    if answer.get("waits_for"):
+        return (
+            f"{answer['waits_for']}: {answer['symbol']} stays under its stop and is sold as soon as it has; "
+            "`catalyst positions` shows when it is closed"
+        )
     if answer.get("market_open", True):
         return f"exiting {answer['symbol']}; `catalyst positions` shows when it is closed"
     return (
@@ -21,7 +26,13 @@ def flatten_line(answer: Mapping[str, object]) -> str:
     )
     held = answer.get("held")
     if answer.get("flat"):
-        return f"flat: no order, no position; {ended}{resume}"
+        account = f" of {answer['account']}" if answer.get("account") else ""
+        return f"flat: no order, no position{account}; {ended}{resume}"
+    if answer.get("waits_for"):
+        shares = (
+            ", ".join(map(str, held)) if isinstance(held, list) and held else "every position that it finds"
+        )
+        return f"NOT flat, {answer['waits_for']}: as soon as it has, it exits {shares}; {resume}"
     if not answer.get("market_open", True) and isinstance(held, list) and held:
         return (
             f"NOT flat, the market is closed: {', '.join(map(str, held))} stay under their stops and are sold "

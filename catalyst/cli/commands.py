@@ -29,10 +29,12 @@ from catalyst.cli.settings import (
 )
 from catalyst.clock import SystemClock
 from catalyst.concurrency import leaf_errors
+from catalyst.config.listing_names import broker_symbol
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import (
     AnotherDaemonRunning,
     BrokerError,
+    BrokerSilent,
     CatalystError,
     ConfigInvalid,
     DatabaseContention,
@@ -123,7 +125,7 @@ def close(
     as_json: JsonOption = False,
 ) -> None:
     """Exit one position safely: cancel its stop and target, then close the shares with a market order."""
-    answer = send_command(config, "close", {"symbol": symbol.upper()})
+    answer = send_command(config, "close", {"symbol": broker_symbol(symbol)})
     print_result(answer, as_json, lambda: [close_line(answer)])
 
 
@@ -248,9 +250,10 @@ async def flatten_or_fall_back(
     from catalyst.daemon import flatten_alone
 
     try:
+        await _check_same_mode(settings, dsn)
         result = await flatten_alone.flatten_with_database(settings, dsn, clock)
         if result.flat:
-            await _answer_flatten(dsn, clock, command_id)
+            await _answer_flattens(dsn, clock)
         return _alone_facts(result)
     except Exception as error:  # whatever has failed, the shares must be sold  # noqa: BLE001
         causes = list(leaf_errors(error))
@@ -266,20 +269,39 @@ async def flatten_or_fall_back(
                 return answer
             return _alone_facts(await flatten_alone.flatten_without_database(settings, clock))
         for cause in causes:
-            if isinstance(cause, WrongAccount | BrokerError):
+            if isinstance(cause, WrongAccount):
                 raise cause from None
+            if isinstance(cause, BrokerSilent | BrokerError):
+                raise BrokerSilent(
+                    f"{cause}. What is not sold keeps its stop at the broker; {_describe_lasting('flatten')}"
+                ) from None
         typer.secho(f"catalyst: {error}; trying without the database", err=True)
     return _alone_facts(await flatten_alone.flatten_without_database(settings, clock))
 
 
-async def _answer_flatten(dsn: str, clock: "Clock", command_id: int) -> None:
-    """Answer the command that this process has carried out, so that no daemon repeats it."""
+async def _check_same_mode(settings: Settings, dsn: str) -> None:
+    """Raise WrongAccount when this shell means another kind of account than the daemon that ran last: without the keys
+    of the service it means the simulator."""
+    from catalyst.store import daemon_epoch
+
+    async with open_migrated_store(dsn, SystemClock()) as store, store.read() as conn:
+        daemon = await daemon_epoch.current(conn)
+    if daemon.mode not in (None, str(settings.mode)):
+        raise WrongAccount(
+            f"the database belongs to a {daemon.mode} account at {daemon.broker_url}, and this shell means the "
+            f"{settings.mode} account at {settings.trading_url}: nothing was sold. Repeat with the keys and the "
+            f"configuration of the service; {_describe_lasting('flatten')}"
+        )
+
+
+async def _answer_flattens(dsn: str, clock: "Clock") -> None:
+    """Answer the command that this process has carried out, so that no daemon repeats it, and those of other senders
+    that wait for the same."""
     from catalyst.store import commands
 
     try:
         async with open_migrated_store(dsn, SystemClock()) as store, store.tx("answer_command") as conn:
-            if not (await commands.get(conn, command_id)).answered:
-                await commands.answer(conn, command_id, ok=True, result={"flat": True}, at=clock.now())
+            await commands.answer_all(conn, "flatten", result={"flat": True}, at=clock.now())
     except CatalystError as error:
         typer.secho(f"catalyst: {error}; the next start flattens once more", err=True)
 
@@ -306,6 +328,7 @@ def _alone_facts(result: "FlattenResult") -> Mapping[str, object]:
         "flat": result.flat,
         "unproven_reason": result.remains or None,
         "daemon_ended": result.daemon_ended,
+        "account": result.account,
     }
 
 
@@ -350,7 +373,9 @@ async def insert_and_wait(
     ) as store:
         async with store.read() as conn:
             alive = await _is_daemon_alive(conn)
-        no_daemon = f"no daemon is running to {kind}: start it with `catalyst run`"
+        no_daemon = (
+            f"no daemon is running to {kind}, or it still waits for the broker: start it with `catalyst run`"
+        )
         if not alive and kind not in ("halt", "flatten"):
             raise NoDaemon(no_daemon)
         async with store.tx("command") as conn:
@@ -456,7 +481,8 @@ def _describe_lasting(kind: str) -> str:
     """Return what becomes of an unanswered command that only reduces risk, for a person."""
     if kind == "halt":
         return "the halt stays requested: every start obeys it; a daemon that hangs may still enter: stop its process"
-    return f"the {kind} stays requested: the daemon, or the next one, carries it out within a day"
+    hung = "; a daemon that hangs: end its process and repeat `catalyst flatten`" if kind == "flatten" else ""
+    return f"the {kind} stays requested: the daemon, or the next one, carries it out within a day{hung}"
 
 
 def user_name() -> str:

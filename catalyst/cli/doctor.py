@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime
 from getpass import getuser
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -34,8 +34,10 @@ EXIT_COULD_NOT_RUN = 3
 
 
 def doctor(
-    pretty: Annotated[bool, typer.Option("--pretty", help="Lines for people instead of JSON.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, which is the default.")] = False,
+    pretty: Annotated[
+        bool, typer.Option("--pretty", help="Lines for people, the default on a terminal.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, the default in a pipe.")] = False,
     fix: Annotated[
         bool,
         typer.Option(
@@ -62,6 +64,7 @@ def doctor(
     """Examine database, broker and journal; exit 0 without warnings, 1 warnings, 2 critical, 3 could not run."""
     if pretty and as_json:
         raise UserError("--pretty prints lines for people, --json prints JSON: choose one")
+    pretty = prints_lines(sys.stdout, pretty=pretty, as_json=as_json)
     try:
         settings = read_addresses(config).settings
         if database:
@@ -83,6 +86,14 @@ def doctor(
         lambda: _issue_lines(examination),
     )
     raise typer.Exit(examination.exit_code)
+
+
+def prints_lines(target: TextIO, *, pretty: bool, as_json: bool) -> bool:
+    """Return true when lines for people are printed: on a terminal unless --json, in a pipe only with --pretty.
+
+    Scripts read the JSON of a doctor without options.
+    """
+    return pretty or (target.isatty() and not as_json)
 
 
 def reconcile(config: ConfigOption = None, as_json: JsonOption = False) -> None:

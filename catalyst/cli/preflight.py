@@ -309,7 +309,7 @@ async def _check_broker(settings: Settings, clock: Clock, owner: DatabaseOwner) 
         yield _check_round_trip(elapsed_ms)
         yield _check_clock_skew(broker_clock.at - clock.now())
         yield await _check_calendar(broker, clock.now())
-        async for result in _check_listing_names(settings, broker):
+        async for result in _check_listing_names(settings, broker, clock):
             yield result
     except AuthRefused as error:
         yield CheckResult(
@@ -383,14 +383,17 @@ async def _check_calendar(broker: "AlpacaBroker", now: datetime) -> CheckResult:
     )
 
 
-async def _check_listing_names(settings: Settings, broker: "AlpacaBroker") -> AsyncIterator[CheckResult]:
+async def _check_listing_names(
+    settings: Settings, broker: "AlpacaBroker", clock: Clock
+) -> AsyncIterator[CheckResult]:
     """Check the listings file, and that every symbol and sector of the configuration matches a listing."""
     config = settings.config
     universe, limited_sectors = config.universe, config.sector_limits.sectors_to_limit
     if not (universe.listings_file or universe.allow or universe.deny or limited_sectors):
         return
-    from catalyst.daemon.trading_day.scanner import read_sectors
-    from catalyst.pipeline.universe import unmatched_names
+    from catalyst.broker.market_data import AlpacaMarketData
+    from catalyst.daemon.trading_day.scanner import read_present_symbols, read_sectors
+    from catalyst.pipeline.universe import renamed_names, unmatched_names
 
     try:
         sectors = set(read_sectors(universe.listings_file).values())
@@ -398,10 +401,20 @@ async def _check_listing_names(settings: Settings, broker: "AlpacaBroker") -> As
         yield CheckResult("names", CheckVerdict.FAIL, str(error))
         return
     assets = await broker.assets() if universe.allow or universe.deny else []
-    sentences = unmatched_names({asset.symbol for asset in assets}, sectors, config)
+    listed = {asset.symbol for asset in assets}
+    key, secret = settings.keys
+    market_data = AlpacaMarketData(clock, base_url=settings.data_url, key=key, secret=secret)
+    try:
+        present = await read_present_symbols(market_data, listed, universe)
+    finally:
+        await market_data.close()
+    sentences = unmatched_names(listed, sectors, config, present)
+    renamed = renamed_names(present, universe)
     for sentence in sentences:
         yield CheckResult("names", CheckVerdict.FAIL, sentence)
-    if not sentences:
+    for sentence in renamed:
+        yield CheckResult("names", CheckVerdict.WARN, sentence)
+    if not sentences and not renamed:
         yield CheckResult(
             "names", CheckVerdict.OK, "every symbol and sector of the configuration has a listing"
         )

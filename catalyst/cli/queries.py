@@ -8,6 +8,7 @@ import typer
 
 from catalyst.cli.output import print_result
 from catalyst.cli.settings import ConfigOption, JsonOption, is_embedded, open_clock, parse_day, query_store
+from catalyst.config.listing_names import broker_symbol
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import UserError
 from catalyst.installation import VERSION
@@ -79,8 +80,8 @@ def explain(
     result = query_store(config, read)
     if result is None:
         raise UserError(
-            f"no data on {symbol.upper()}{f' on {day}' if day else ''}: the broker does not list it, or there was no "
-            "trading day; `catalyst cycles` lists the days"
+            f"no data on {broker_symbol(symbol)}{f' on {day}' if day else ''}: the broker does not list it, or there "
+            "was no trading day; `catalyst cycles` lists the days"
         )
     from catalyst.report.explain_screen import render_explanation
 
@@ -109,7 +110,7 @@ def candidates(
                 return []
             if every or symbol:
                 rows = await candidate_store.of_cycle(conn, found_cycle.cycle_id)
-                return [row for row in rows if symbol is None or row.symbol == symbol.upper()]
+                return [row for row in rows if symbol is None or row.symbol == broker_symbol(symbol)]
             return await candidate_store.of_scan(conn, scans[-1].scan_id)
 
     rows = query_store(config, read)
@@ -142,7 +143,7 @@ def orders(
                     if found_cycle is None
                     else await reporting_queries.orders_of_day(conn, found_cycle.cycle_id)
                 )
-        return [row for row in rows if symbol is None or row.symbol == symbol.upper()]
+        return [row for row in rows if symbol is None or row.symbol == broker_symbol(symbol)]
 
     rows = query_store(config, read)
     from catalyst.report.tables import render_orders

@@ -24,6 +24,7 @@ from catalyst.cli.log_lines import (
 from catalyst.cli.masked_output import print_masked
 from catalyst.cli.settings import run_async
 from catalyst.clock import NEW_YORK, Clock, SystemClock
+from catalyst.config.listing_names import broker_symbol
 from catalyst.domain.errors import UserError
 
 UNIT: Final = "catalyst"
@@ -62,13 +63,27 @@ def logs(
     chosen = LogFilter(
         level=None if level is None else level.lower(),
         events=tuple(event or ()),
-        symbols=tuple(name.upper() for name in symbol or ()),
+        symbols=tuple(broker_symbol(name) for name in symbol or ()),
         since=began,
     )
     try:
-        run_async(lambda: _show(_lines_of(file, unit, began, clock, follow=follow), chosen, output, as_json))
+        shown = run_async(
+            lambda: _show(_lines_of(file, unit, began, clock, follow=follow), chosen, output, as_json)
+        )
     except KeyboardInterrupt:
         raise typer.Exit(0) from None  # the usual end of --follow
+    if not shown:
+        typer.echo(_nothing_shown(file, unit, since), err=True)
+
+
+def _nothing_shown(file: Path | None, unit: str, since: str | None) -> str:
+    if file is not None:
+        return f"no line of {file} matches"
+    asked = "today" if since is None else f"since {since}"
+    return (
+        f"the journal has no matching line of {unit}.service {asked}: ask further back with --since 2d, or name the "
+        "file of a daemon that does not run under systemd with --file"
+    )
 
 
 def _lines_of(
@@ -86,7 +101,9 @@ def _lines_of(
 
 async def _show(
     lines: AsyncGenerator[str, None], chosen: LogFilter, output: Path | None, as_json: bool
-) -> None:
+) -> bool:
+    """Write the chosen lines; return false when there is none."""
+    shown = False
     with ExitStack() as stack:
         write: Callable[[str], object] = print_masked if as_json else typer.echo
         width: int | None = _terminal_width()
@@ -100,6 +117,7 @@ async def _show(
                 line = parse_line(text)
                 if not chosen.chooses(line):
                     continue
+                shown = True
                 if as_json:
                     if line.facts is not None:
                         write(line.text)
@@ -109,6 +127,7 @@ async def _show(
                     write(part)
     if output is not None:
         typer.echo(f"written to {output}", err=True)
+    return shown
 
 
 def _begin_day(line: LogLine, day: date | None, write: Callable[[str], object]) -> date | None:

@@ -75,7 +75,7 @@ async def run(
     """Run the daemon until a signal, or with `once` until the day's cycle ends. Return the exit code.
 
     With `once` it is 0 when the account is proven flat, else 2. `server`: the embedded server of the database, started
-    again when it ends. `flatten_by`: recover, flatten for this person and end.
+    again when it ends. `flatten_by`: recover, flatten for this person and end; a silent broker ends it too.
     Raises UserError when the operator must act: schema, lock, account, broker address.
     """
     sys.setswitchinterval(THREAD_SWITCH_INTERVAL_S)
@@ -85,7 +85,9 @@ async def run(
         log.warning("config_notice", notice=notice)
     async with held_at_close(clock) as stack:
         try:
-            account = await acquire_host_lock(stack, settings, clock, dsn=dsn, stop=stop)
+            account = await acquire_host_lock(
+                stack, settings, clock, dsn=dsn, stop=stop, has_limit=flatten_by is not None
+            )
         except StoppedAtStart:
             log.critical("stopped_before_recovery", reason=stop.reason)
             return ExitCode.NOT_FLAT
@@ -159,6 +161,7 @@ async def _recover_and_run(
         }
         if (port := components.settings.config.monitoring.port) is not None:
             loops["monitoring"] = Monitoring(components, watchdog, port).run
+        loops["commands"] = lambda: run_commands(components, command_inserted)
         if server is not None:
             loops["database_server"] = DatabaseServerWatch(server, components.clock).run
         async with components.supervisor.running(loops):
@@ -169,9 +172,7 @@ async def _recover_and_run(
                 deadline = components.clock.now() + MIN_OUTAGE_FLATTEN_TIME
                 await abandon_database(components)
             else:
-                code, deadline = await run_loops(
-                    components, lease, command_inserted, stop, watchdog, once=once
-                )
+                code, deadline = await run_loops(components, lease, stop, watchdog, once=once)
                 if code is not None:
                     return code
         # The loops have ended and the store is abandoned, so only the outage exit can still send.
@@ -187,7 +188,6 @@ async def _recover_and_run(
 async def run_loops(
     components: Components,
     lease: AccountLease,
-    command_inserted: ChangeSignal,
     stop: StopRequest,
     watchdog: Watchdog,
     *,
@@ -216,7 +216,6 @@ async def run_loops(
             components.clock,
             stop.reload_requested,
         ).run,
-        "commands": _build_commands(components, command_inserted).run,
         "sessions": lambda: run_sessions(components, stop, once=once),
     }
     async with components.supervisor.running(loops):
@@ -240,8 +239,10 @@ async def consume_stream(components: Components) -> None:
     await components.stream_consumer.run()
 
 
-def _build_commands(components: Components, command_inserted: ChangeSignal) -> OperatorCommands:
-    return OperatorCommands(
+async def run_commands(components: Components, command_inserted: ChangeSignal) -> None:
+    """Execute commands as soon as the latches are known, also while the recovery waits for the broker."""
+    await components.startup_survey.completed.wait()
+    await OperatorCommands(
         components.store,
         command_inserted,
         components.trading_day,
@@ -261,8 +262,9 @@ def _build_commands(components: Components, command_inserted: ChangeSignal) -> O
         components.exits,
         components.gate,
         components.safe_mode,
+        components.ready,
         components.clock,
-    )
+    ).run()
 
 
 async def run_sessions(components: Components, stop: StopRequest, *, once: bool) -> None:

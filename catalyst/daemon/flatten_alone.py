@@ -21,6 +21,7 @@ import structlog
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import Clock, SystemClock
 from catalyst.config.current import CurrentConfig
+from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
 from catalyst.daemon import app
 from catalyst.daemon.exits.flatten import FLATTEN_LATCH
@@ -38,6 +39,7 @@ from catalyst.daemon.trading_state.symbol_states import SymbolStates
 from catalyst.domain.errors import (
     AnotherDaemonRunning,
     BrokerError,
+    BrokerSilent,
     BrokerUnavailable,
     OutcomeUnknown,
     UserError,
@@ -69,23 +71,25 @@ class FlattenResult:
 
     flat: bool
     remains: str = ""
+    account: str = ""  # that was flattened, for a person
     daemon_ended: bool = False  # a daemon flattened and ended
 
 
 async def flatten_with_database(settings: Settings, dsn: str, clock: Clock) -> FlattenResult:
     """Recover as a start does, exit everything, leave the latch and end.
 
-    Raises AnotherDaemonRunning when a daemon has started meanwhile, UserError when broker or database refuse.
+    Raises AnotherDaemonRunning when a daemon has started meanwhile, BrokerSilent when the broker does not answer,
+    another UserError when broker or database refuse.
     """
     code = await app.run(settings, dsn, clock, flatten_by=BY)
     remains = "" if code is ExitCode.FLAT else "`catalyst status` and `catalyst alerts` name what remains"
-    return FlattenResult(code is ExitCode.FLAT, remains)
+    return FlattenResult(code is ExitCode.FLAT, remains, describe_account(settings))
 
 
 async def flatten_without_database(settings: Settings, clock: Clock) -> FlattenResult:
     """Exit our orders and shares as the broker shows them; the spool is the record.
 
-    Raises UserError when the broker does not answer or nobody can tell which orders are ours.
+    Raises BrokerSilent when the broker does not answer, another UserError when nobody can tell which orders are ours.
     """
     key, secret = settings.keys
     broker = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret)
@@ -94,9 +98,10 @@ async def flatten_without_database(settings: Settings, clock: Clock) -> FlattenR
         account = await _read_account(broker, settings, clock)
         check_account(settings, account)
         name = settings.account_name(account.account_id)
+        described = describe_account(settings, account)
         by_daemon = await _flatten_by_daemons_or_lock(stack, settings, clock, name)
         if by_daemon.flat:
-            return by_daemon
+            return replace(by_daemon, account=described)
         _ignore_interrupts()
         installation = InstallationFile.of_account(settings.spool_dir, name).read()
         if installation is None:
@@ -106,7 +111,13 @@ async def flatten_without_database(settings: Settings, clock: Clock) -> FlattenR
                 "Nothing was sold: sell in the broker's own app, or correct DATABASE_URL"
             )
         result = await _flatten_by_broker(settings, clock, broker, name, installation)
-        return replace(result, daemon_ended=by_daemon.daemon_ended)
+        return replace(result, daemon_ended=by_daemon.daemon_ended, account=described)
+
+
+def describe_account(settings: Settings, account: AccountReport | None = None) -> str:
+    """Return which account is meant: a shell without the keys of the service means the simulator."""
+    number = "" if account is None else f" {account.account_number}"
+    return f"the {settings.mode} account{number} at {settings.trading_url}"
 
 
 async def _flatten_by_broker(
@@ -177,16 +188,21 @@ async def _read_account(broker: AlpacaBroker, settings: Settings, clock: Clock) 
             return await broker.account()
         except (BrokerUnavailable, OutcomeUnknown) as error:
             if clock.now() >= deadline:
-                raise UserError(_no_broker(settings, error)) from None
+                raise BrokerSilent(_no_broker(settings, error)) from None
         except BrokerError as error:
-            raise UserError(_no_broker(settings, error)) from None
+            raise BrokerSilent(_no_broker(settings, error)) from None
         await clock.sleep(RETRY_PAUSE)
 
 
 def _no_broker(settings: Settings, error: BrokerError) -> str:
+    simulator = (
+        ". This shell means the simulator: for another account repeat with the keys and configuration of its service"
+        if settings.mode is Mode.SIM
+        else ""
+    )
     return (
         f"neither the database nor the broker at {settings.trading_url} can be used ({error}): nothing was sold; use "
-        "the broker's own app"
+        f"the broker's own app{simulator}"
     )
 
 
@@ -236,7 +252,8 @@ async def _flatten_by_daemon(settings: Settings, name: str, refused: str) -> Fla
         if clock.now() >= deadline:
             raise UserError(
                 f"the daemon (process {pid}) was told to flatten and has not ended after {DAEMON_TIMEOUT.seconds} s: "
-                "see its log and the broker's own app"
+                f"see its log and the broker's own app; if it hangs, `kill -9 {pid}` and repeat `catalyst flatten`, "
+                "which then sells by itself"
             )
         await clock.sleep(POLL_INTERVAL)
     new = [facts for proof, facts in read_flat_proofs(settings.proofs_dir, name) if proof not in known_proofs]

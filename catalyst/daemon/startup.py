@@ -32,6 +32,7 @@ from catalyst.daemon.trading_state.installation_file import InstallationFile
 from catalyst.daemon.trading_state.safe_mode import report_constraint_error
 from catalyst.domain.errors import (
     BrokerError,
+    BrokerSilent,
     BrokerUnavailable,
     DatabaseUnavailable,
     OutcomeUnknown,
@@ -68,23 +69,26 @@ async def acquire_host_lock(
     *,
     dsn: str,
     stop: StopRequest,
+    has_limit: bool = False,
     fault_point: FaultPoint | None = None,
 ) -> AccountReport:
     """Read the account of the keys and lock it against every other process of this machine.
 
-    A broker that cannot be read is retried for BROKER_TIMEOUT, and as long as the database at `dsn` shows open work:
-    held shares must not be left unattended. Raises UserError when it stays unreachable or rejects the keys, and
-    StoppedAtStart when a stop is requested meanwhile.
+    A broker that cannot be read is retried for BROKER_TIMEOUT, and unless `has_limit` as long as the database at `dsn`
+    shows open work: held shares must not be left unattended. Raises BrokerSilent when it stays unreachable or rejects
+    the keys, and StoppedAtStart when a stop is requested meanwhile.
     """
     key, secret = settings.keys
     asking = AlpacaBroker(
         clock, base_url=settings.trading_url, key=key, secret=secret, fault_point=fault_point
     )
     try:
-        waiting = BrokerWait(dsn, clock, settings.env.notify_socket, usable_channels(settings, clock))
+        waiting = BrokerWait(
+            dsn, clock, settings.env.notify_socket, usable_channels(settings, clock), has_limit=has_limit
+        )
         account = await _read_account_with_retry(asking, clock, waiting, stop)
     except BrokerError as error:
-        raise UserError(
+        raise BrokerSilent(
             f"the broker at {settings.trading_url} does not answer ({error}): "
             + (
                 "start the exchange with `catalyst sim`"

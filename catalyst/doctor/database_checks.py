@@ -208,7 +208,7 @@ def _closed_entries(reasons: Sequence[ClosedReason]) -> Iterator[Issue]:
         if reason.cause is Cause.PLAN or reason.name == "safe":
             continue
         yield new_issue(
-            IssueKind.HALTED if reason.cause is Cause.PERSON else IssueKind.ENTRIES_CLOSED,
+            IssueKind.HALTED if reason.cause is Cause.PERSON else IssueKind.GATE_CLOSED,
             f"no entries since {reason.since.astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S} New York, {reason.name}: "
             f"{reason.text}",
             subject=reason.name,

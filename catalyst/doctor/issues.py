@@ -32,7 +32,7 @@ class IssueKind(StrEnum):
     PNL_MISMATCH = "PNL_MISMATCH"  # the database's result differs from that of the broker's fills
     ILLEGAL_HISTORY = "ILLEGAL_HISTORY"
     SAFE_MODE = "SAFE_MODE"
-    ENTRIES_CLOSED = "ENTRIES_CLOSED"  # a reason of the entry gate that is not the day's plan
+    GATE_CLOSED = "GATE_CLOSED"  # entries are closed by a reason that is not the day's plan
     HALTED = "HALTED"  # a person forbids entries
     DAEMON_SILENT = "DAEMON_SILENT"  # it holds the lease and writes nothing
     DATABASE_READ_ONLY = "DATABASE_READ_ONLY"  # a full disk, or a server that takes no writes
@@ -77,7 +77,7 @@ FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.PNL_MISMATCH: RECONCILE,
     IssueKind.ILLEGAL_HISTORY: "catalyst doctor --journal",
     IssueKind.SAFE_MODE: "catalyst resume",
-    IssueKind.ENTRIES_CLOSED: "catalyst status",
+    IssueKind.GATE_CLOSED: "catalyst status",
     IssueKind.HALTED: "catalyst resume",
     IssueKind.DAEMON_SILENT: "catalyst check",
     IssueKind.DATABASE_READ_ONLY: "catalyst check",
@@ -106,7 +106,7 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
             IssueKind.STUCK_ORDER,
             IssueKind.ORDER_STATUS_MISMATCH,
             IssueKind.ORDER_NOT_FOUND,
-            IssueKind.ENTRIES_CLOSED,
+            IssueKind.GATE_CLOSED,
             IssueKind.SCAN_DEGRADED,
             IssueKind.SCAN_FAILED,
             IssueKind.CYCLE_STALE,

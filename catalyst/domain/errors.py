@@ -29,6 +29,10 @@ class AnotherDaemonRunning(UserError):
     """Another daemon holds this account's lease."""
 
 
+class BrokerSilent(UserError):
+    """The broker does not answer, or refuses the keys; the message names its address."""
+
+
 class DatabaseUnavailable(CatalystError):
     """The database cannot be reached or cannot write; trading goes on without it as far as it may.
 

@@ -35,6 +35,11 @@ class CloseReason(StrEnum):
     EXTERNAL = "EXTERNAL"
 
 
+# Exits that the plan of a trade or of the day contains; every other exit needs a person's attention.
+PLANNED_EXITS: Final = frozenset(
+    {CloseReason.STOP_LOSS_HIT, CloseReason.TAKE_PROFIT_HIT, CloseReason.TIME_LIMIT, CloseReason.MARKET_CLOSE}
+)
+
 POSITION_EDGES: Final = frozenset({(PositionStatus.OPEN, PositionStatus.CLOSED)})
 
 
@@ -105,3 +110,8 @@ def reduce_by_fill(
         position, exited_qty=position.exited_qty + exited, proceeds=position.proceeds + exited * price
     )
     return reduced, quantity - exited
+
+
+def is_planned_exit(reason: str) -> bool:
+    """Return true when the text of an exit begins with a reason of PLANNED_EXITS."""
+    return reason.partition(":")[0] in PLANNED_EXITS

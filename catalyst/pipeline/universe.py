@@ -1,7 +1,7 @@
 """Stage 1 of 8: selects the listings that may be traded: active common stocks, ADRs and funds."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import numpy as np
@@ -76,14 +76,44 @@ def universe(assets: pd.DataFrame, cfg: UniverseConfig) -> pd.DataFrame:
     return stage_filter.to_frame()
 
 
-def unmatched_names(symbols: Collection[str], sectors: Collection[str], config: Config) -> list[str]:
+def unlisted_symbols(symbols: Collection[str], cfg: UniverseConfig) -> list[str]:
+    """Return the symbols of the configuration that are not among the broker's `symbols`."""
+    return sorted({*cfg.allow, *cfg.deny}.difference(symbols))
+
+
+def with_present_symbols(cfg: UniverseConfig, present: Mapping[str, str]) -> UniverseConfig:
+    """Return the configuration with the present symbol beside each one that was renamed."""
+    return cfg.model_copy(
+        update={
+            name: (*symbols, *(present[symbol] for symbol in symbols if symbol in present))
+            for name, symbols in (("allow", cfg.allow), ("deny", cfg.deny))
+        }
+    )
+
+
+def renamed_names(present: Mapping[str, str], cfg: UniverseConfig) -> list[str]:
+    """Return a sentence for each key with symbols that were renamed; they count as their present ones."""
+    sentences = []
+    for key, symbols in (("allow", cfg.allow), ("deny", cfg.deny)):
+        renamed = [f"{symbol} is {present[symbol]} now" for symbol in symbols if symbol in present]
+        if renamed:
+            sentences.append(
+                f"universe.{key}: {', '.join(renamed)} and counts as it; write the present symbol"
+            )
+    return sentences
+
+
+def unmatched_names(
+    symbols: Collection[str], sectors: Collection[str], config: Config, present: Mapping[str, str]
+) -> list[str]:
     """Return a sentence for each key whose names match nothing: they would deny, allow or limit nothing.
 
-    `symbols` are those that the broker lists, `sectors` those of the listings file.
+    `symbols` are those that the broker lists, `sectors` those of the listings file, `present` the symbols of renamed
+    ones.
     """
     sentences = []
     for key, names in (("allow", config.universe.allow), ("deny", config.universe.deny)):
-        missing = [name for name in names if name not in symbols]
+        missing = [name for name in names if present.get(name, name) not in symbols]
         if missing:
             sentences.append(
                 f"universe.{key}: the broker lists no {', '.join(missing)}; correct it, or use the new symbol"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from io import BytesIO
 
+from catalyst.config.listing_names import broker_symbol
 from catalyst.domain.rows import OrderRow
 from catalyst.report.day import ProposalDecision, TradeSummary, decision_of, trade_of
 from catalyst.store import (
@@ -73,7 +74,7 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
     cycle = await cycles.of_day(conn, day) if day else recent[0] if recent else None
     if cycle is None:
         return None
-    symbol = symbol.upper()
+    symbol = broker_symbol(symbol)
     security = await securities.get(conn, symbol)
     candidate_by_scan = {row.scan_id: row for row in await candidates.of_symbol(conn, symbol, 500)}
     day_orders = await reporting_queries.orders_of_day(conn, cycle.cycle_id)

@@ -20,6 +20,20 @@ _POLL_INTERVAL: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
+class CommandKinds:
+    """These kinds of commands, or with `inverted` all others, also those that only a later release knows."""
+
+    names: tuple[str, ...] = ()
+    inverted: bool = False
+
+    def __contains__(self, kind: str) -> bool:
+        return (kind in self.names) is not self.inverted
+
+
+ALL_KINDS: Final = CommandKinds(inverted=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """One command to the daemon. `ok` and `result` are None until it is answered."""
 
@@ -66,17 +80,32 @@ async def put(conn: Connection, kind: str, arguments: Mapping[str, object], *, b
     return command_id
 
 
-async def take_next(conn: Connection, *, at: datetime) -> Command | None:
-    """Take the oldest waiting command; None when there is none. Two callers never get the same."""
+async def is_waiting(conn: Connection, kinds: CommandKinds) -> bool:
+    """Return true when a command of these kinds waits to be taken."""
+    return bool(
+        await conn.fetchval(
+            "SELECT EXISTS (SELECT 1 FROM commands WHERE answered_at IS NULL AND taken_at IS NULL"
+            " AND (kind = ANY($1::text[])) <> $2::boolean)",
+            list(kinds.names),
+            kinds.inverted,
+        )
+    )
+
+
+async def take_next(conn: Connection, *, at: datetime, kinds: CommandKinds = ALL_KINDS) -> Command | None:
+    """Take the oldest waiting command of these kinds; None when there is none. Two callers never get the same."""
     record = await conn.fetchrow(
         """
         UPDATE commands SET taken_at = $1
          WHERE command_id = (SELECT command_id FROM commands
                               WHERE answered_at IS NULL AND taken_at IS NULL
+                                AND (kind = ANY($2::text[])) <> $3::boolean
                               ORDER BY command_id LIMIT 1 FOR UPDATE SKIP LOCKED)
         RETURNING command_id, kind, arguments, requested_at, requested_by, taken_at, answered_at, ok, result
         """,
         at,
+        list(kinds.names),
+        kinds.inverted,
     )
     return None if record is None else _row(record)
 
@@ -97,6 +126,19 @@ async def answer(
     )
     if command_found is None:
         raise CatalystError(f"command {command_id} is already answered")
+
+
+async def answer_all(conn: Connection, kind: str, *, result: Mapping[str, object], at: datetime) -> None:
+    """Answer every unanswered command of a kind as carried out, and notify its sender."""
+    await conn.execute(
+        """
+        UPDATE commands SET answered_at = $2, ok = true, result = $3, taken_at = coalesce(taken_at, $2)
+         WHERE kind = $1 AND answered_at IS NULL
+        """,
+        kind,
+        at,
+        result,
+    )
 
 
 async def withdraw(conn: Connection, command_id: int, *, reason: str, at: datetime) -> bool:

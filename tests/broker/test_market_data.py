@@ -418,3 +418,46 @@ async def test_latest_trades_are_read_while_a_scan_is_blocked(
     with pytest.raises(BrokerUnavailable):
         await scanning
     await market.close()
+
+
+def name_change(old: object, new: str, day: str) -> dict[str, object]:
+    return {"id": f"{old}{day}", "old_symbol": old, "new_symbol": new, "process_date": day}
+
+
+async def test_present_symbols_follow_name_changes(market: MarketData, server: ScriptedServer) -> None:
+    """A symbol is followed over several changes and pages; one that two companies have left, one that came back to its
+    symbol, and a change that cannot be read give none."""
+    all_changes = [
+        name_change("FB", "METV", "2022-06-09"),
+        name_change("METV", "META", "2022-08-01"),
+        name_change("TWO", "ONE", "2020-01-02"),
+        name_change("TWO", "THREE", "2024-01-02"),
+        name_change("BACK", "AWAY", "2021-01-04"),
+        name_change("AWAY", "BACK", "2023-01-04"),
+        name_change(None, "NONE", "2023-01-04"),
+    ]
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        asked = set(request.query["symbols"].split(","))
+        found = [each for each in all_changes if asked & {each["old_symbol"], each["new_symbol"]}]
+        page = int(request.query.get("page_token", "0"))
+        token = str(page + 1) if page + 1 < len(found) else None
+        body = {"corporate_actions": {"name_changes": found[page : page + 1]}, "next_page_token": token}
+        return web.json_response(body)
+
+    server.on("GET", "/v1/corporate-actions", reply)
+    present = await market.present_symbols(["FB", "TWO", "BACK", "NONE", "AAPL"])
+    assert present == {"FB": "META"}
+    query = server.requests[0].query
+    assert (query["types"], query["start"]) == ("name_change", "2016-01-01")
+
+
+async def test_no_corporate_actions_give_no_present_symbol(
+    market: MarketData, server: ScriptedServer
+) -> None:
+    """A body without actions is an empty list; one that is no object is a failed read."""
+    server.on("GET", "/v1/corporate-actions", server.json_reply({"corporate_actions": {}}))
+    assert await market.present_symbols(["FB"]) == {}
+    server.on("GET", "/v1/corporate-actions", server.json_reply([]))
+    with pytest.raises(BrokerUnavailable):
+        await market.present_symbols(["FB"])

@@ -1,13 +1,14 @@
-"""`catalyst doctor` as a process: JSON by default, exit codes 0 to 3, and its reports when a part is down."""
+"""`catalyst doctor` as a process: JSON in a pipe, exit codes 0 to 3, and its reports when a part is down."""
 
 import json
 import os
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from cli.shell import Shell
 
-from catalyst.cli.doctor import apply_fixes
+from catalyst.cli.doctor import apply_fixes, prints_lines
 from catalyst.cli.settings import DatabaseUnreachable
 from catalyst.clock import SystemClock
 from catalyst.doctor.database_checks import unprotected_issue
@@ -54,6 +55,23 @@ def test_doctor_exits_three_when_the_database_is_unreachable(shell: Shell) -> No
     assert completed.returncode == 3
     assert completed.stdout.startswith("ERROR ")
     assert "choose one" in shell.error_output("doctor", "--pretty", "--json")
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "options", "lines"),
+    [
+        (True, {}, True),
+        (True, {"as_json": True}, False),
+        (False, {}, False),
+        (False, {"pretty": True}, True),
+    ],
+)
+def test_doctor_prints_lines_on_a_terminal(is_terminal: bool, options: dict[str, bool], lines: bool) -> None:
+    """A person on a terminal gets lines, a script that reads a pipe gets JSON; each may ask for the other."""
+    terminal, screen = os.openpty()
+    with os.fdopen(terminal, "wb", buffering=0), os.fdopen(screen, "r") as shown, StringIO() as pipe:
+        asked = {"pretty": False, "as_json": False, **options}
+        assert prints_lines(shown if is_terminal else pipe, **asked) is lines
 
 
 @pytest.mark.parametrize(("answer", "tried"), [("y", True), ("n", False), (None, False)])

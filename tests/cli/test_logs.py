@@ -165,6 +165,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     return run_logs
 
 
+def test_logs_command_says_that_nothing_matches(tmp_path: Path) -> None:
+    """Without a matching line nothing is on stdout, and a sentence on stderr says so."""
+    (tmp_path / "daemon.log").write_text("\n".join(DAY) + "\n")
+    result = CliRunner().invoke(app, ["logs", "--file", str(tmp_path / "daemon.log"), "--symbol", "TSLA"])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"no line of {tmp_path / 'daemon.log'} matches\n"
+
+
 def test_logs_command_shows_filters_and_saves(run: Callable[..., str], tmp_path: Path) -> None:
     """From a file: a date line for each day, one line per event in a pipe, JSON as written, a new private file."""
     (tmp_path / "daemon.log").write_text("\n".join(DAY) + "\n")

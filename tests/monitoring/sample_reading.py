@@ -9,6 +9,7 @@ from catalyst.broker.port import RateLimitStatus, StreamState
 from catalyst.config.schema import Config
 from catalyst.daemon.monitoring.reading import DaemonReading
 from catalyst.daemon.runtime.database_health import DatabaseState
+from catalyst.doctor.issues import Examination
 from catalyst.domain.latency import Latency
 from catalyst.store.monitoring_figures import StoredFigures
 
@@ -35,6 +36,8 @@ STORED = StoredFigures(
     critical_unacknowledged=0,
     quarantined=0,
 )
+
+EXAMINATION = Examination(NOW - timedelta(minutes=4), 31.0, "paper", {"cycle_id": None}, {}, ())
 
 HEALTHY = DaemonReading(
     at=NOW,
@@ -67,6 +70,7 @@ HEALTHY = DaemonReading(
     updates_applied=9,
     updates_malformed=0,
     stored=STORED,
+    examination=EXAMINATION,
 )
 
 

@@ -5,15 +5,23 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import orjson
 import pytest
 
 from catalyst.broker.port import StreamState
 from catalyst.daemon.monitoring.health import health_document, problems_of
 from catalyst.daemon.monitoring.metrics import render_metrics
 from catalyst.daemon.runtime.database_health import DatabaseState
-from tests.monitoring.sample_reading import HEALTHY, NOW, STORED, reading
+from catalyst.doctor.issues import Examination, IssueKind, new_issue
+from tests.monitoring.sample_reading import EXAMINATION, HEALTHY, NOW, STORED, reading
 
 LONG_AGO = timedelta(minutes=10)
+
+
+def examined(*kinds: IssueKind) -> Examination:
+    """Return an examination that found these issues."""
+    return replace(EXAMINATION, issues=tuple(new_issue(kind, f"{kind} of AAPL") for kind in kinds))
+
 
 FAULTS: dict[str, dict[str, Any]] = {
     "recovering": {"ready": False},
@@ -28,6 +36,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "figures": {"stored": replace(STORED, at=NOW - LONG_AGO)},
     "loops_ended": {"ended_loops": ("exits",)},
     "loops_late": {"late_loops": ("stop_monitor",)},
+    "doctor": {"examination": examined(IssueKind.PHANTOM_POSITION, IssueKind.STUCK_ORDER)},
     "alerts": {"stored": replace(STORED, oldest_waiting_at=NOW - LONG_AGO)},
 }
 
@@ -38,7 +47,7 @@ def test_each_fault_makes_the_daemon_unhealthy_by_its_name(name: str) -> None:
     faulty = reading(**FAULTS[name])
     assert [problem.name for problem in problems_of(faulty)] == [name]
     document = health_document(faulty)
-    assert document["status"] == "unhealthy"
+    assert orjson.loads(orjson.dumps(document))["status"] == "unhealthy"
     assert b"\ncatalyst_healthy 0.0\n" in (body := render_metrics(faulty, 0.0))
     assert f'catalyst_problem{{problem="{name}"}} 1.0\n'.encode() in body
 
@@ -54,6 +63,9 @@ def test_each_fault_makes_the_daemon_unhealthy_by_its_name(name: str) -> None:
         },  # a fill of three seconds ago
         {"prices_age": LONG_AGO, "market_open": False},
         {"prices_age": None, "held_positions": 0},
+        # The gate has closed, and the shares have got their stop, since the examination: the reading shows it itself.
+        {"examination": examined(IssueKind.GATE_CLOSED, IssueKind.SAFE_MODE, IssueKind.UNPROTECTED_POSITION)},
+        {"examination": None},
     ],
 )
 def test_ordinary_states_of_a_day_are_healthy(changes: dict[str, Any]) -> None:

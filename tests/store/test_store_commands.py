@@ -57,6 +57,27 @@ async def test_oldest_waiting_command_is_taken_first(store: Store):
     assert [command.kind for command in taken if command is not None] == ["halt", "resume", "scan"]
 
 
+async def test_each_lane_takes_its_own_kinds_and_the_last_all_others(store: Store):
+    """A taker of some kinds leaves the others, one of all others takes also a kind that no release knows; every
+    unanswered flatten is answered at once."""
+    kinds = ("scan", "flatten", "dance", "halt", "flatten")
+    ids = [await _insert_command(store, kind) for kind in kinds]
+    exits = commands.CommandKinds(("flatten", "close"))
+    others = commands.CommandKinds((*exits.names, "halt"), inverted=True)
+    assert [kind for kind in kinds if kind in others] == ["scan", "dance"]
+    async with store.tx("take") as conn:
+        assert not await commands.is_waiting(conn, commands.CommandKinds(("close",)))
+        taken = [
+            await commands.take_next(conn, at=AT, kinds=lane) for lane in (exits, others, others, others)
+        ]
+        assert [each and each.command_id for each in taken] == [ids[1], ids[0], ids[2], None]
+        assert await commands.is_waiting(conn, exits)
+        assert not await commands.is_waiting(conn, others)
+        await commands.answer_all(conn, "flatten", result={"flat": True}, at=AT)
+        assert [each.kind for each in await commands.unfinished(conn)] == ["scan", "dance"]
+        assert (await commands.get(conn, ids[4])).result == {"flat": True}
+
+
 async def test_command_waiter_receives_answer_across_connections(database: str):
     """The waiter returns the answer on its own connection as soon as it is committed."""
     store = await open_store(database, SystemClock())

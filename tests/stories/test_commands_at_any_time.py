@@ -1,36 +1,96 @@
 """Commands at any time: the daemon takes them whenever it runs, says what waits for the open, and refuses old ones."""
 
+import asyncio
 from datetime import timedelta
 
 import orjson
 import pytest
 
+from catalyst.cli.command_lines import close_line, flatten_line
 from catalyst.daemon.shutdown import InterruptKey, StopRequest
 from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import Facts, Scenario, open_scenario
 from tests.stories.test_second_day import suspend_machine
+from tests.waiting import pause
 
 SUNDAY = MONDAY - timedelta(days=1)
 
 
-async def answer_to_old_command(scenario: Scenario, kind: str, age: timedelta, **arguments: object) -> Facts:
-    """Insert a command that was requested `age` ago, and return the daemon's answer."""
-    command_id = await scenario.conn.fetchval(
+async def insert_command(
+    scenario: Scenario, kind: str, age: timedelta = timedelta(0), **arguments: object
+) -> int:
+    """Insert a command that was requested `age` ago; return its id."""
+    command_id: int = await scenario.conn.fetchval(
         "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
         " VALUES ($1, $2::jsonb, $3, 'trader') RETURNING command_id",
         kind,
         orjson.dumps(arguments).decode(),
         scenario.clock.now() - age,
     )
+    return command_id
+
+
+async def answer_of(scenario: Scenario, command_id: int) -> Facts | None:
+    """Return the daemon's answer; None while it has not answered."""
+    row = await scenario.conn.fetchrow("SELECT ok, result FROM commands WHERE command_id = $1", command_id)
+    assert row is not None
+    return None if row["ok"] is None else {"ok": row["ok"], **orjson.loads(row["result"])}
+
+
+async def answer_to_old_command(scenario: Scenario, kind: str, age: timedelta, **arguments: object) -> Facts:
+    """Insert a command that was requested `age` ago, and return the daemon's answer."""
+    command_id = await insert_command(scenario, kind, age, **arguments)
     for _ in range(30):
-        row = await scenario.conn.fetchrow(
-            "SELECT ok, result FROM commands WHERE command_id = $1", command_id
-        )
-        assert row is not None
-        if row["ok"] is not None:
-            return {"ok": row["ok"], **orjson.loads(row["result"])}
+        if (answer := await answer_of(scenario, command_id)) is not None:
+            return answer
         await scenario.advance(seconds=1)
     raise AssertionError(f"the daemon did not answer {kind}")
+
+
+async def answer_during_start(
+    scenario: Scenario, starting: "asyncio.Task[None]", kind: str, **arguments: object
+) -> Facts:
+    """Insert a command and return its answer, while the start goes on and moves the time."""
+    command_id = await insert_command(scenario, kind, **arguments)
+    while (answer := await answer_of(scenario, command_id)) is None:
+        assert not starting.done()
+        await pause()
+    return answer
+
+
+async def test_commands_are_answered_while_the_start_waits_for_the_broker(database: str) -> None:
+    """While the broker lists no order, the start is not complete. A scan waits and is refused; a halt does not wait for
+    it. A resume is carried out, a close and a flatten are stored and say what they wait for; then all is sold."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 10)
+        await scenario.crash()
+        await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=503, count=0)
+        starting = asyncio.create_task(scenario.start())
+        scan_id = await insert_command(scenario, "scan", trade=True)
+        assert (await answer_during_start(scenario, starting, "halt", reason="news"))["ok"]
+        assert await answer_of(scenario, scan_id) is None  # it waits for the start, and nothing waits for it
+        resumed = await answer_during_start(scenario, starting, "resume")
+        assert resumed["cleared"] == ["halt"]
+        assert "recovery" in resumed["still_closed"]
+        closing = await answer_during_start(scenario, starting, "close", symbol="MSFT")
+        assert (closing["ok"], len(closing["closing"])) == (True, 1)
+        flat = await answer_during_start(scenario, starting, "flatten")
+        assert (flat["flat"], sorted(flat["held"])) == (False, ["10 MSFT", "20 AAPL"])
+        for answer, line in ((closing, close_line(closing)), (flat, flatten_line(flat))):
+            assert answer["waits_for"] == "the start has not read the broker's orders and positions yet"
+            assert answer["waits_for"] in line
+        refused = await answer_of(scenario, scan_id)
+        assert refused is not None
+        assert "has not read the broker's orders" in refused["error"]
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (20, 10)
+        await scenario.clear_faults()
+        await starting
+        await scenario.advance(seconds=30)
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 0)
+        assert scenario.components is not None
+        assert list(scenario.components.gate.reasons) == ["flatten"]
+        await scenario.assert_consistent()
 
 
 async def test_commands_are_taken_on_a_sunday(database: str) -> None:

@@ -113,6 +113,32 @@ async def test_names_without_a_listing_fail_the_check_and_raise_one_alert(
         assert limit.verdict == "fail"
 
 
+async def test_renamed_symbol_denies_its_present_one(database: str) -> None:
+    """A denied symbol that was renamed, over two changes, denies its present one, without an alert; the check warns. A
+    company without a listing any more is an error."""
+    async with open_scenario(
+        database, now=at("07:59"), universe={"deny": ["FB", "GONE"]}, started=False
+    ) as scenario:
+        changes = {"FB": "METV", "METV": "AAPL", "GONE": "NOWHERE"}
+        await scenario.admin("data", {"name_changes": changes})
+        await scenario.start()
+        await scenario.clock.advance_to(at("09:00"))
+        assert scenario.components is not None
+        assert scenario.components.scanner.base.at["AAPL", "reason"] == "on universe.deny"
+        [message] = await scenario.conn.fetch("SELECT message FROM alerts WHERE event = 'CONFIG_UNMATCHED'")
+        unmatched = "universe.deny: the broker lists no GONE; correct it, or use the new symbol"
+        assert message["message"].endswith(unmatched)
+        results = [
+            (result.verdict, result.detail)
+            async for result in _check_broker(scenario.settings, scenario.clock, DatabaseOwner())
+            if result.name == "names"
+        ]
+        assert results == [
+            ("fail", unmatched),
+            ("warn", "universe.deny: FB is AAPL now and counts as it; write the present symbol"),
+        ]
+
+
 async def test_sector_limit_without_a_listings_file_raises_an_alert(database: str) -> None:
     """Sectors that no file supplies limit nothing, which an alert says."""
     async with open_scenario(database, sector_limits={"sectors_to_limit": ["Technology"]}) as scenario:

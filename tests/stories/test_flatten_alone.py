@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ from catalyst.daemon import flatten_alone
 from catalyst.daemon.flatten_alone import FlattenResult
 from catalyst.daemon.shutdown import ExitCode, stop_on_signals
 from catalyst.daemon.trading_state.host_lock import HostLock
-from catalyst.domain.errors import UserError
+from catalyst.domain.errors import BrokerSilent, UserError, WrongAccount
 from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import Scenario, open_scenario
 from tests.stories.test_operator_actions import order_by_hand
+from tests.waiting import wait_until
 
 
 async def advance_until_done(scenario: Scenario, task: "asyncio.Task[FlattenResult]") -> FlattenResult:
@@ -124,6 +126,60 @@ async def unanswered_commands(scenario: Scenario) -> int:
     """Return how many commands have no answer."""
     count: int = await scenario.conn.fetchval("SELECT count(*) FROM commands WHERE answered_at IS NULL")
     return count
+
+
+async def test_two_flattens_at_once_are_both_answered(database: str) -> None:
+    """Given no daemon, two persons flatten at once: one process sells, both get the answer, and no command is left for
+    the next start."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        tasks = [await start_flatten_by_cli(scenario) for _ in range(2)]
+        while not all(task.done() for task in tasks):
+            await scenario.advance(seconds=1)
+        assert [task.result()["flat"] for task in tasks] == [True, True]
+        assert (scenario.held_qty("AAPL"), await unanswered_commands(scenario)) == (0, 0)
+        await assert_latched_until_resume(scenario)
+        await scenario.assert_consistent()
+
+
+async def test_flatten_gives_up_when_the_broker_is_silent(database: str) -> None:
+    """Given shares, no daemon and a broker that does not answer, a flatten says so within a minute and stays
+    requested; the next start carries it out."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        await scenario.inject_fault("status_before", route="/v2/account", status=503, count=0)
+        task = await start_flatten_by_cli(scenario)
+        [fault] = scenario.server.exchange.state.faults.rules.values()
+        await wait_until(lambda: fault.fired)
+        began = scenario.clock.now()
+        while not task.done():
+            assert scenario.clock.now() - began < timedelta(minutes=1)
+            await scenario.advance(seconds=1)
+        with pytest.raises(BrokerSilent, match="keeps its stop at the broker; the flatten stays requested"):
+            task.result()
+        assert (scenario.held_qty("AAPL"), await unanswered_commands(scenario)) == (20, 1)
+        assert "BROKER_UNREACHABLE" in await scenario.alert_events()
+        await scenario.clear_faults()
+        await scenario.start()
+        await scenario.advance(seconds=20)
+        assert (scenario.held_qty("AAPL"), await unanswered_commands(scenario)) == (0, 0)
+
+
+async def test_flatten_refuses_a_database_of_another_mode(database: str) -> None:
+    """Given a shell that means the simulator, because it lacks the keys of the service, and the database of a paper
+    account, a flatten sells nothing and names both."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.crash()
+        await scenario.conn.execute("UPDATE daemon SET mode = 'paper', broker_url = 'https://paper'")
+        task = await start_flatten_by_cli(scenario)
+        with pytest.raises(
+            WrongAccount, match=r"belongs to a paper account at https://paper, .* the sim account"
+        ):
+            await task
+        assert (scenario.held_qty("AAPL"), await unanswered_commands(scenario)) == (20, 1)
 
 
 async def test_flatten_without_a_database_sells_what_our_orders_bought(database: str) -> None:

@@ -78,8 +78,8 @@ async def test_status_doctor_and_report_name_why_entries_are_closed(database: st
         assert any(problem.startswith("no entries, stream since 10:15:") for problem in status.problems)
         assert "NOT healthy" in text_of(status)
         result = await run_doctor(scenario)
-        assert (issue_kinds(result), result.exit_code) == ({"ENTRIES_CLOSED"}, 1)
-        assert issue_of_kind(result, IssueKind.ENTRIES_CLOSED).facts["since"] == reason.since
+        assert (issue_kinds(result), result.exit_code) == ({"GATE_CLOSED"}, 1)
+        assert issue_of_kind(result, IssueKind.GATE_CLOSED).facts["since"] == reason.since
         await scenario.clear_faults()
         await scenario.advance(minutes=2)
         assert (await status_of(scenario)).healthy
@@ -162,7 +162,7 @@ async def test_refused_feed_is_an_alert_and_the_reason_why_nobody_scans(database
         status = await status_of(scenario)
         assert [reason.name for reason in status.entries.reasons] == ["market_data"]
         assert any("the broker refuses market data of the feed sip" in problem for problem in status.problems)
-        assert {"ENTRIES_CLOSED", "SCAN_FAILED"} <= issue_kinds(await run_doctor(scenario))
+        assert {"GATE_CLOSED", "SCAN_FAILED"} <= issue_kinds(await run_doctor(scenario))
         await scenario.admin("data", {"recent_sip": True})
         await scenario.send_command("scan")
         await scenario.advance(seconds=2)

@@ -3,6 +3,7 @@
 The close of day, the emergency stop, the operator and SIGTERM use one path and differ only in the reason.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.domain.order import Purpose
+from catalyst.domain.position import is_planned_exit
 from catalyst.domain.protection import Protection, lasting_stop, protection_by_rows
 from catalyst.domain.rows import OrderRow, PositionRow
 from catalyst.flat_proof_files import FlatProofFiles
@@ -62,7 +64,12 @@ class Flatten:
         After `within`, return what could be proven by then. `protect_rest_at`: the process or the session ends, so what
         is not sold by then gets a good-till-cancelled stop and is named in an alert.
         """
-        log.warning("flatten_started", reason=reason, by=by)
+        log.log(
+            logging.INFO if is_planned_exit(reason) else logging.WARNING,
+            "flatten_started",
+            reason=reason,
+            by=by,
+        )
         deadline = self.clock.now() + within
         self.active_runs += 1
         try:

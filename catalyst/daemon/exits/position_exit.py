@@ -6,6 +6,7 @@ broker's quantity, send the sale, wait for the fill. A refused sale is retried f
 reason lasts, the exit is postponed and the position protector puts the stop back.
 """
 
+import logging
 from collections.abc import Container
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,7 +33,7 @@ from catalyst.daemon.orders.submission import without_legs
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import PositionSide, Purpose, Status
-from catalyst.domain.position import PositionStatus, whole_shares
+from catalyst.domain.position import PositionStatus, is_planned_exit, whole_shares
 from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
 from catalyst.domain.refusals import (
     EXIT_ANSWERS,
@@ -219,7 +220,8 @@ class PositionExit:
         if fresh is None:
             return True  # it has changed: decide again
         repriced = fresh.order(installation=self.submission.installation, epoch=self.epoch)
-        log.warning(
+        log.log(
+            logging.INFO if is_planned_exit(self.intent.reason) else logging.WARNING,
             "take_profit_repriced",
             symbol=position.symbol,
             limit=str(repriced.limit_price),

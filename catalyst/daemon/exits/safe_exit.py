@@ -5,6 +5,7 @@ broker's state. `position_exit.py` has the steps.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +25,7 @@ from catalyst.daemon.runtime.supervisor import run_on_signal
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import Purpose
+from catalyst.domain.position import is_planned_exit
 from catalyst.domain.refusals import REFUSES_EVERY_SALE, reason_of
 from catalyst.domain.session import Session
 from catalyst.store import exit_intents, positions
@@ -108,7 +110,8 @@ class SafeExit:
                 )
                 return True
         if created:
-            log.warning("exit_requested", position_id=position_id, reason=reason, by=by)
+            level = logging.INFO if is_planned_exit(reason) else logging.WARNING
+            log.log(level, "exit_requested", position_id=position_id, reason=reason, by=by)
         if created or retry_now:
             self.requested.notify()
         return created

@@ -12,6 +12,7 @@ from typing import Final
 from catalyst.broker.port import StreamState
 from catalyst.daemon.monitoring.reading import PLANNED_REASONS, DaemonReading
 from catalyst.daemon.runtime.database_health import DatabaseState
+from catalyst.doctor.issues import IssueKind, Severity
 from catalyst.domain.secret_mask import mask_value
 from catalyst.installation import VERSION
 
@@ -19,6 +20,8 @@ MAX_MISSED_PASSES: Final = 3  # intervals of the reconciliation without a comple
 MAX_PRICES_AGE: Final = timedelta(minutes=3)  # of held symbols, in market hours; they are read every 30 s
 MAX_FIGURES_AGE: Final = timedelta(minutes=1)  # of the database's figures; they are read every 10 s
 MAX_ALERT_WAIT: Final = timedelta(minutes=5)  # of an alert that somebody should receive
+# Issues that the reading itself shows, at this moment and not as five minutes ago.
+SHOWN_BY_READING: Final = frozenset({IssueKind.SAFE_MODE, IssueKind.UNPROTECTED_POSITION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,13 @@ def problems_of(reading: DaemonReading) -> tuple[Problem, ...]:
     """Return everything that makes the daemon unhealthy; empty when it is healthy."""
     if not reading.ready:
         return (Problem("recovering", "the daemon reads every order and position at the broker"),)
-    return (*_closed_entries(reading), *_protection(reading), *_broker(reading), *_process(reading))
+    return (
+        *_closed_entries(reading),
+        *_protection(reading),
+        *_broker(reading),
+        *_process(reading),
+        *_doctor(reading),
+    )
 
 
 def _closed_entries(reading: DaemonReading) -> Iterator[Problem]:
@@ -92,6 +101,19 @@ def _process(reading: DaemonReading) -> Iterator[Problem]:
             )
 
 
+def _doctor(reading: DaemonReading) -> Iterator[Problem]:
+    """Return one problem for the critical issues of the doctor's last examination."""
+    if reading.examination is None:
+        return
+    critical = [
+        f"{issue.kind}: {issue.message}"
+        for issue in reading.examination.issues
+        if issue.severity is Severity.CRITICAL and issue.kind not in SHOWN_BY_READING
+    ]
+    if critical:
+        yield Problem("doctor", f"found at {reading.examination.at:%H:%M:%S} UTC: {'; '.join(critical)}")
+
+
 def health_document(reading: DaemonReading) -> dict[str, object]:
     """Return the body of /health; `status` is healthy or unhealthy. Secrets in reasons are masked."""
     problems = problems_of(reading)
@@ -117,6 +139,12 @@ def health_document(reading: DaemonReading) -> dict[str, object]:
         "max_daily_loss": str(reading.config.risk.max_daily_loss),
         "alerts_waiting": None if stored is None else sum(stored.alerts_waiting.values()),
         "quarantined": None if stored is None else stored.quarantined,
+        "doctor": None if reading.examination is None else reading.examination.status,
+        "doctor_age_seconds": _seconds(reading.examination_age),
+        "doctor_issues": [
+            {"type": issue.kind, "severity": issue.severity, "message": issue.message}
+            for issue in (() if reading.examination is None else reading.examination.issues)
+        ],
     }
     masked: dict[str, object] = mask_value(document)
     return masked

@@ -17,6 +17,7 @@ from catalyst.broker.port import StreamState
 from catalyst.daemon.monitoring.health import problems_of
 from catalyst.daemon.monitoring.reading import DaemonReading
 from catalyst.daemon.runtime.database_health import DatabaseState
+from catalyst.doctor.issues import Severity
 from catalyst.domain.alert_message import SEVERITIES
 from catalyst.domain.latency import BUCKETS_S, LatencyCounts
 from catalyst.installation import VERSION
@@ -66,6 +67,7 @@ def families(reading: DaemonReading, loop_lag_s: float) -> Iterator[Metric]:
     yield from _money(reading)
     yield from _broker(reading)
     yield from _database(reading)
+    yield from _doctor(reading)
     yield from _latencies(reading)
     yield _gauge(
         "catalyst_event_loop_lag_seconds",
@@ -231,6 +233,22 @@ def _database(reading: DaemonReading) -> Iterator[Metric]:
         "catalyst_quarantined_reports",
         "Reports of the broker that nobody has checked.",
         None if stored is None else stored.quarantined,
+    )
+
+
+def _doctor(reading: DaemonReading) -> Iterator[Metric]:
+    issues: dict[tuple[str, ...], Value] = {}
+    if reading.examination is not None:
+        found = [issue.severity for issue in reading.examination.issues]
+        issues = {(severity,): found.count(severity) for severity in Severity}
+    yield _gauge(
+        "catalyst_doctor_issues",
+        "Issues that the doctor's last examination found.",
+        issues,
+        labels=("severity",),
+    )
+    yield _gauge(
+        "catalyst_doctor_age_seconds", "Age of the doctor's last examination.", reading.examination_age
     )
 
 

@@ -15,6 +15,7 @@ from catalyst.daemon.components import Components
 from catalyst.daemon.runtime.database_health import DatabaseState
 from catalyst.daemon.runtime.watchdog import ENDLESS_LOOPS, Watchdog
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
+from catalyst.doctor.issues import Examination
 from catalyst.domain.latency import LatencyCounts
 from catalyst.store.monitoring_figures import StoredFigures
 
@@ -50,11 +51,17 @@ class DaemonReading:
     updates_applied: int
     updates_malformed: int
     stored: StoredFigures | None  # the last figures of the database; None before the first read
+    examination: Examination | None  # of the doctor, every five minutes; None before the first
 
     @property
     def stored_age(self) -> timedelta | None:
         """Return the age of the figures of the database."""
         return None if self.stored is None else self.at - self.stored.at
+
+    @property
+    def examination_age(self) -> timedelta | None:
+        """Return the age of the doctor's last examination."""
+        return None if self.examination is None else _age(self.at, self.examination.at)
 
     @property
     def over_budget(self) -> tuple[int, ...]:
@@ -111,6 +118,7 @@ def read_daemon(components: Components, watchdog: Watchdog, stored: StoredFigure
         updates_applied=components.stream_consumer.applied,
         updates_malformed=components.stream_consumer.malformed,
         stored=stored,
+        examination=components.examination.last,
     )
 
 

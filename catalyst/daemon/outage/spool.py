@@ -18,6 +18,7 @@ import structlog
 
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
 from catalyst.domain.secret_mask import mask_value
+from catalyst.file_owner import give_to_folder_owner
 
 log = structlog.get_logger()
 
@@ -114,8 +115,9 @@ class Spool:
         previous_sum, is_torn = self._read_tail()
         body = orjson.dumps(mask_value(facts), option=orjson.OPT_SORT_KEYS)
         line = body[:-1] + b',"sum":"' + _checksum(previous_sum, body).encode() + b'"}\n'
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
+            give_to_folder_owner(fd, self.path.parent)
             unwritten = (b"\n" if is_torn else b"") + line
             while unwritten:
                 unwritten = unwritten[os.write(fd, unwritten) :]

@@ -1,7 +1,8 @@
 """Broker wait: what a start does while the broker does not answer and the database has open work.
 
 The start waits without limit: an exit of the process would leave positions without a daemon. It raises an alert, logs
-once a minute and tells the service manager. Without open work the start is given up after BROKER_TIMEOUT.
+once a minute and tells the service manager. Without open work, and for a person who waits for the result of a flatten,
+the start is given up after BROKER_TIMEOUT.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -55,6 +56,7 @@ class BrokerWait:
     clock: Clock
     notify_socket: str | None
     channels: Sequence[Channel] = ()  # send the alert; empty once the delivery of alerts runs
+    has_limit: bool = False  # give up also with open work
     _since: datetime | None = None
     _logged_at: datetime | None = None
     _delivery: AlertDelivery | None = None
@@ -78,7 +80,7 @@ class BrokerWait:
             notify_service_manager(
                 self.notify_socket, f"STATUS={status}\nEXTEND_TIMEOUT_USEC={EXTEND_START_US}"
             )
-        return not is_late or bool(self._open_work)
+        return not is_late or (bool(self._open_work) and not self.has_limit)
 
     async def _send_alert(self) -> None:
         """Send the alert at once: the delivery of alerts begins only when the broker has answered."""

@@ -49,6 +49,7 @@ class PeriodicExamination:
     config: CurrentConfig
     clock: Clock
     count: int = 0  # of examinations
+    last: Examination | None = None  # of this run
 
     async def run(self) -> None:
         """Examine every five minutes; a database that does not answer leaves it to the next time."""
@@ -71,6 +72,7 @@ class PeriodicExamination:
             journal=Journal.NOT,
         )
         self.count += 1
+        self.last = examination
         async with self.store.read() as conn:
             lasting = {str(event.issue_key): event for event in await risk_events.open_issues(conn)}
         found = {_key_of(issue): issue for issue in examination.issues}

@@ -1,13 +1,19 @@
-"""Operator commands: executes each row of `commands` once and writes its result into the row."""
+"""Operator commands: executes each row of `commands` once and writes its result into the row.
 
+It runs from the moment the database is read, also while the start waits for the broker: a halt and a resume are carried
+out then, a flatten and a close are stored as latch and exit intents, and every other command is refused.
+"""
+
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import structlog
 
-from catalyst.clock import Clock
+from catalyst.clock import Clock, wait
 from catalyst.daemon.exits.flatten import FLATTEN_LATCH, Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.reconciliation.reconciler import Reconciler
@@ -26,13 +32,20 @@ from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.store import commands, cycles, latches, positions
-from catalyst.store.commands import Command
+from catalyst.store.commands import Command, CommandKinds
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=5)  # in case a notification is missed
 RISK_REDUCING: Final = frozenset({"flatten", "halt", "close"})  # may be repeated: they only reduce risk
+# Commands of one lane run in order, beside those of the other lanes: a scan delays no flatten, a flatten no halt.
+_HALTS: Final = ("halt",)
+_EXITS: Final = ("flatten", "close", "resume")
+LANES: Final = (CommandKinds(_HALTS), CommandKinds(_EXITS), CommandKinds((*_HALTS, *_EXITS), inverted=True))
+# A command that needs the broker's orders and positions waits that long for the start; its sender waits 30 s.
+RECOVERY_TIMEOUT: Final = timedelta(seconds=20)
+NOT_RECOVERED: Final = "the start has not read the broker's orders and positions yet"
 # A command to trade that nobody waits for any more is not carried out. Real time.
 LIFE: Final = timedelta(minutes=1)
 LIFE_OF_RISK_REDUCING: Final = timedelta(days=1)
@@ -49,7 +62,7 @@ class CommandRefused(UserError):
 
 @dataclass
 class OperatorCommands:
-    """Executes waiting commands in order."""
+    """Executes waiting commands, those of each lane in order. `recovered` is set when the start is complete."""
 
     store: Store
     requested: ChangeSignal  # notified when a command was inserted
@@ -63,25 +76,33 @@ class OperatorCommands:
     exits: SafeExit
     gate: EntryGate
     safe_mode: SafeMode
+    recovered: asyncio.Event
     clock: Clock
 
     async def run(self) -> None:
         """Resolve interrupted commands, then execute new ones until cancelled."""
-        await self.resolve_interrupted()
-        await run_on_signal(self.requested, self.clock, self._run_waiting, lambda _: POLL_INTERVAL)
+        async with asyncio.TaskGroup() as lanes:
+            for kinds in LANES:
+                lanes.create_task(self._run_lane(kinds))
 
-    async def _run_waiting(self) -> None:
-        while await self.run_next():
+    async def _run_lane(self, kinds: CommandKinds) -> None:
+        await self.resolve_interrupted(kinds)
+        await run_on_signal(
+            self.requested, self.clock, partial(self._run_waiting, kinds), lambda _: POLL_INTERVAL
+        )
+
+    async def _run_waiting(self, kinds: CommandKinds) -> None:
+        while await self.run_next(kinds):
             pass
 
-    async def resolve_interrupted(self) -> None:
+    async def resolve_interrupted(self, kinds: CommandKinds) -> None:
         """Answer commands that a previous run took and did not answer, so that their sender does not wait for ever.
 
         RISK_REDUCING commands run again while they live: the crash may have happened before their first row. All others
         are answered as failed; recovery handles the rows that they wrote.
         """
         async with self.store.read() as conn:
-            unanswered = await commands.unfinished(conn)
+            unanswered = [each for each in await commands.unfinished(conn) if each.kind in kinds]
         for command in unanswered:
             if command.kind in RISK_REDUCING and not self._is_too_old(command):
                 await self._run_and_answer(command)
@@ -93,10 +114,13 @@ class OperatorCommands:
                 )
             log.warning("command_interrupted", command_id=command.command_id, kind=command.kind)
 
-    async def run_next(self) -> bool:
-        """Execute the oldest waiting command, or answer that it is too old; false when there is none."""
+    async def run_next(self, kinds: CommandKinds) -> bool:
+        """Execute the oldest waiting command of these kinds, or answer that it is too old; false when there is none."""
+        async with self.store.read() as conn:
+            if not await commands.is_waiting(conn, kinds):
+                return False
         async with self.store.tx("take_command") as conn:
-            command = await commands.take_next(conn, at=self.clock.now())
+            command = await commands.take_next(conn, at=self.clock.now(), kinds=kinds)
         if command is None:
             return False
         if self._is_too_old(command):
@@ -157,8 +181,19 @@ class OperatorCommands:
             )
         return await handler(command)
 
+    async def _has_recovered(self) -> bool:
+        """Return true when the start is complete, after waiting for it."""
+        return self.recovered.is_set() or await wait(self.clock, self.recovered, RECOVERY_TIMEOUT)
+
+    async def _require_recovered(self) -> None:
+        if not await self._has_recovered():
+            raise CommandRefused(
+                f"{NOT_RECOVERED}; `catalyst status` shows when entries are possible: repeat it then"
+            )
+
     async def _approve(self, command: Command) -> CommandResult:
         """Release and send the proposal's order."""
+        await self._require_recovered()
         proposal_id = int(str(command.arguments["proposal_id"]))
         quantity = command.arguments.get("quantity")
         sent = await self.entries.approve(
@@ -245,14 +280,16 @@ class OperatorCommands:
         }
 
     async def _close(self, command: Command) -> CommandResult:
-        """Request the exit of every open position of a symbol."""
+        """Request the exit of every open position of a symbol; before the recovery, of those that the rows show."""
         symbol = str(command.arguments["symbol"]).upper()
+        recovered = await self._has_recovered()
         async with self.store.read() as conn:
             held = [
                 position for position in await positions.open_positions(conn) if position.symbol == symbol
             ]
         if not held:
-            raise CommandRefused(f"no open position in {symbol}; `catalyst positions` lists them")
+            unknown = "" if recovered else f" is known: {NOT_RECOVERED}, repeat it later"
+            raise CommandRefused(f"no open position in {symbol}{unknown}; `catalyst positions` lists them")
         for position in held:
             await self.exits.request(
                 position.position_id,
@@ -264,7 +301,7 @@ class OperatorCommands:
         return {
             "closing": [position.position_id for position in held],
             "symbol": symbol,
-            **self._market_facts(),
+            **(self._market_facts() if recovered else {"waits_for": NOT_RECOVERED}),
         }
 
     def _market_facts(self) -> CommandResult:
@@ -278,7 +315,8 @@ class OperatorCommands:
     async def _flatten(self, command: Command) -> CommandResult:
         """Forbid entries with a latch, exit everything and return the proof.
 
-        While the market is closed, the exits wait for the open, also when a person resumes before it.
+        While the market is closed, the exits wait for the open, also when a person resumes before it. Before the
+        recovery they wait for it, as stored intents.
         """
         await self.current_day.end_entries(
             FLATTEN_LATCH,
@@ -286,6 +324,8 @@ class OperatorCommands:
             by=command.requested_by,
             facts={"close_reason": CloseReason.MANUAL},
         )
+        if not await self._has_recovered():
+            return await self._request_flatten(command)
         proof = await self.flatten.run(
             CloseReason.MANUAL,
             by=command.requested_by,
@@ -304,8 +344,27 @@ class OperatorCommands:
             "unproven_reason": proof.unproven_reason,
         }
 
+    async def _request_flatten(self, command: Command) -> CommandResult:
+        """Store the exit of every position that the rows show; the latch lets the day exit what it finds later."""
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+        for position in held:
+            await self.exits.request(
+                position.position_id,
+                reason=f"{CloseReason.MANUAL}: {position.symbol}",
+                purpose=Purpose.FLATTEN,
+                by=command.requested_by,
+            )
+        return {
+            "held": [f"{position.quantity.normalize():f} {position.symbol}" for position in held],
+            "flat": False,
+            "waits_for": NOT_RECOVERED,
+            "unproven_reason": NOT_RECOVERED,
+        }
+
     async def _scan(self, command: Command) -> CommandResult:
         """Scan now, and trade if the command says so; return counts and planned symbols."""
+        await self._require_recovered()
         if self.current_day.running_session is None or self.current_day.cycle_id is None:
             raise CommandRefused(
                 "no scan: no trading day runs now; shares are traded again "
@@ -320,6 +379,7 @@ class OperatorCommands:
 
     async def _reconcile(self, command: Command) -> CommandResult:  # noqa: ARG002 - it takes no arguments
         """Reconcile until no discrepancy is suspected any more; return counts and confirmed discrepancies."""
+        await self._require_recovered()
         result = await self.reconciler.run_until_settled("reconcile")
         if not result.complete:
             raise CommandRefused("the broker could not be read; run `catalyst check`")

@@ -6,7 +6,7 @@ The stages are pure functions. This module reads the input of the next stage, ti
 import asyncio
 import csv
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from catalyst.broker.port import Broker, MarketData, NewsSource
 from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.config.listing_names import broker_symbol, sector_name
-from catalyst.config.schema import Config
+from catalyst.config.schema import Config, UniverseConfig
 from catalyst.domain.errors import BrokerError, ConfigInvalid
 from catalyst.domain.report import AssetReport
 from catalyst.domain.session import NEW_YORK, Session
@@ -34,7 +34,7 @@ from catalyst.pipeline.risk_inputs import AccountState, Portfolio, limits_of
 from catalyst.pipeline.scan import scan
 from catalyst.pipeline.score import score
 from catalyst.pipeline.technical import technical
-from catalyst.pipeline.universe import universe
+from catalyst.pipeline.universe import renamed_names, universe, unlisted_symbols, with_present_symbols
 
 log = structlog.get_logger()
 
@@ -78,6 +78,8 @@ class Scanner:
     daily: pd.DataFrame = field(default_factory=pd.DataFrame)
     assets: list[AssetReport] = field(default_factory=list)
     sectors: dict[str, str] = field(default_factory=dict)
+    # By symbol of the configuration that the broker lists no more: its present symbol.
+    present_symbols: Mapping[str, str] = field(default_factory=dict)
     prepared_day: date | None = None  # the session day of the universe and reference data
     history_shortage: str | None = (
         None  # why too few symbols of the day have daily bars; None when enough have
@@ -94,14 +96,18 @@ class Scanner:
         """
         config = self.config.in_force.universe
         assets = await self.broker.assets()
+        present = await read_present_symbols(self.market, {asset.symbol for asset in assets}, config)
         sectors = read_sectors(config.listings_file)
         asset_rows = await self._compute(asset_frame, assets, sectors)
-        base = await self._compute(universe, asset_rows, config)
+        base = await self._compute(universe, asset_rows, with_present_symbols(config, present))
         symbols = remaining_symbols(base)
         midnight = datetime.combine(session.day, time(), NEW_YORK).astimezone(session.open.tzinfo)
         daily = await self.market.bars(symbols, "1Day", midnight - DAILY_HISTORY, midnight)
         self.reference = await self._compute(reference, daily, session.day)
         self.assets, self.sectors, self.base, self.daily = assets, sectors, base, daily
+        self.present_symbols = present
+        for sentence in renamed_names(present, config):
+            log.warning("symbols_renamed", reason=sentence)
         self.prepared_day = session.day
         self.history_shortage = _history_shortage(
             symbols, self.reference, session, self.config.in_force.scan.min_history_days
@@ -308,6 +314,24 @@ def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.Da
     }
     index = pd.Index([asset.symbol for asset in assets], name="symbol", dtype="str")
     return pd.DataFrame({name: [read(asset) for asset in assets] for name, read in columns.items()}, index)
+
+
+async def read_present_symbols(
+    market: MarketData, listed: Collection[str], cfg: UniverseConfig
+) -> Mapping[str, str]:
+    """Return the present symbol of each symbol of the configuration that is not `listed` any more.
+
+    A failed read leaves them out: they match nothing then, which a person is told.
+    """
+    missing = unlisted_symbols(listed, cfg)
+    if not missing:
+        return {}
+    try:
+        found = await market.present_symbols(missing)
+    except BrokerError as error:
+        log.warning("name_changes_read_failed", symbols=missing, error=str(error))
+        return {}
+    return {symbol: present for symbol, present in found.items() if present in listed}
 
 
 def read_sectors(path: Path | None) -> dict[str, str]:

@@ -337,7 +337,12 @@ class TradingDay:
     async def _alert_unmatched_names(self) -> None:
         """Raise an alert for symbols and sectors of the configuration that match no listing of this day."""
         listed = {asset.symbol for asset in self.scanner.assets}
-        sentences = unmatched_names(listed, set(self.scanner.sectors.values()), self.config.in_force)
+        sentences = unmatched_names(
+            listed,
+            set(self.scanner.sectors.values()),
+            self.config.in_force,
+            self.scanner.present_symbols,
+        )
         if not sentences:
             return
         async with self.store.tx("config_unmatched") as conn:

@@ -1,6 +1,7 @@
 """Entry gate: forbids entries while at least one reason is set. Exits do not check it."""
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -9,6 +10,7 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.trading_state.symbol_states import SymbolStates
+from catalyst.domain.closed_entries import PLANNED
 from catalyst.domain.invariants import Invariant
 
 log = structlog.get_logger()
@@ -51,7 +53,8 @@ class EntryGate:
     def close(self, name: str, why: str) -> None:
         """Forbid entries for the reason `name`; a repeated call replaces its text."""
         if self.reasons.get(name) != why:
-            log.warning("gate_reason_added", name=name, reason=why)
+            level = logging.INFO if name in PLANNED else logging.WARNING
+            log.log(level, "gate_reason_added", name=name, reason=why)
         self._set(name, why)
 
     def _set(self, name: str, why: str) -> None:

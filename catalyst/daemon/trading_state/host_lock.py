@@ -13,6 +13,7 @@ import structlog
 
 from catalyst.domain.errors import AnotherDaemonRunning, ConfigInvalid
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
+from catalyst.file_owner import give_to_folder_owner
 
 log = structlog.get_logger()
 
@@ -37,7 +38,8 @@ class HostLock:
         reach(fault_point, FAULT_STEP, Moment.BEFORE)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            give_to_folder_owner(fd, folder)
         except OSError as error:
             raise ConfigInvalid(
                 f"{path} cannot be written ({error.strerror}): set database.spool to a writable folder"

@@ -12,6 +12,7 @@ import structlog
 
 from catalyst.domain.errors import UserError
 from catalyst.domain.ids import is_installation
+from catalyst.file_owner import give_to_folder_owner
 
 log = structlog.get_logger()
 
@@ -52,6 +53,7 @@ class InstallationFile:
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with part_path.open("w", encoding="utf-8") as file:
+                give_to_folder_owner(file.fileno(), self.path.parent)
                 file.write(f"{installation}\n")
                 file.flush()
                 os.fsync(file.fileno())

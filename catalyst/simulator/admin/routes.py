@@ -102,6 +102,10 @@ class AdminApi:
             entitlements.url_limit = int(
                 parse_amount(body.get("url_limit"), "url_limit") or entitlements.url_limit
             )
+            changes = body.get("name_changes", entitlements.name_changes)
+            if not isinstance(changes, dict):
+                raise ApiError(422, BAD_PARAMETER, "name_changes must be an object: old symbol, new symbol")
+            entitlements.name_changes = {str(old): str(new) for old, new in changes.items()}
             streams.sending_stopped = parse_bool(body.get("mute"), default=streams.sending_stopped)
             if body.get("connection_limit") is not None:
                 streams.connection_limit = int(require_number(body["connection_limit"], "connection_limit"))
@@ -114,6 +118,7 @@ class AdminApi:
             return {
                 "recent_sip": entitlements.recent_sip,
                 "url_limit": entitlements.url_limit,
+                "name_changes": entitlements.name_changes,
                 "mute": streams.sending_stopped,
                 "connection_limit": streams.connection_limit,
                 "symbol_limit": streams.symbol_limit,

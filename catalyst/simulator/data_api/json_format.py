@@ -1,7 +1,7 @@
 """JSON format of the broker's market data: short keys, JSON numbers, RFC 3339 times."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Final
 
 import numpy as np
@@ -31,6 +31,18 @@ def format_time(at: datetime) -> str:
     """Return an instant as RFC 3339; fractions only where there are any."""
     at = at.astimezone(UTC)
     return f"{at.replace(tzinfo=None).isoformat()}Z"
+
+
+def name_change(old: str, new: str, day: date) -> Json:
+    """Return the broker's record of a company that changed its symbol; the CUSIPs are of no real company."""
+    return {
+        "id": f"{old}-{new}-{day.isoformat()}",
+        "old_symbol": old,
+        "old_cusip": "000000000",
+        "new_symbol": new,
+        "new_cusip": "000000001",
+        "process_date": day.isoformat(),
+    }
 
 
 def bars(columns: BarColumns) -> list[Json | None]:

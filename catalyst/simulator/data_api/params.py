@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
@@ -61,13 +61,15 @@ class DataApiError(Exception):
 
 @dataclass(slots=True)
 class Entitlements:
-    """The account's data subscription, and the proxy's limit on the request target in characters.
+    """The account's data subscription, the proxy's limit on the request target in characters, and the name changes of
+    the day: old symbol → new symbol.
 
-    Both may change at any time.
+    All may change at any time.
     """
 
     recent_sip: bool = True
     url_limit: int = 8000
+    name_changes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

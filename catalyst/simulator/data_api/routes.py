@@ -17,6 +17,7 @@ from catalyst.simulator.data_api import history, news, params
 from catalyst.simulator.data_api import json_format as wire
 from catalyst.simulator.data_api.auctions import auctions_page
 from catalyst.simulator.data_api.params import DataApiError, Entitlements
+from catalyst.simulator.market import calendar
 from catalyst.simulator.market.interface import Market, SnapshotColumns
 
 NO_RECENT_SIP: Final = "subscription does not permit querying recent SIP data"
@@ -210,9 +211,17 @@ class _DataApi:
         return news.movers(self.market, request.query, self.clock.now())
 
     def corporate_actions(self, request: web.Request) -> object:
-        """Return no corporate actions: neither recorded nor synthetic bars have any."""
-        params.check_corporate_action_params(request.query)
-        return {"corporate_actions": {}, "next_page_token": None}
+        """Return the name changes that /admin/data has set; neither recorded nor synthetic bars have other actions."""
+        query = request.query
+        params.check_corporate_action_params(query)
+        symbols = {each for each in query.get("symbols", "").split(",") if each}
+        wants_changes = "name_change" in (query.get("types") or "name_change").split(",")
+        changes = [
+            wire.name_change(old, new, calendar.trading_day(self.clock.now()))
+            for old, new in self.entitlements.name_changes.items()
+            if wants_changes and (not symbols or symbols & {old, new})
+        ]
+        return {"corporate_actions": {"name_changes": changes} if changes else {}, "next_page_token": None}
 
     def _latest(self, query: Mapping[str, str], symbols: Sequence[str]) -> tuple[SnapshotColumns, list[str]]:
         """Return the newest snapshots of `symbols` that the subscription permits, and their tapes."""
