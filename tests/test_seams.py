@@ -58,7 +58,7 @@ SEAMS: dict[str, dict[str, str]] = {
     "store/account_lock.py": {"the database": "the connection of the account lock"},
     "store/notifications.py": {"the database": "the connection of LISTEN"},
     "store/migrate.py": {"the database": "migrations run outside the pool"},
-    "store/legacy/upgrade.py": {"the database": "names the error of a missing right; the upgrade runs outside the pool"},
+    "store/legacy/upgrade.py": {"the database": "names a missing right; the upgrade runs outside the pool"},
     "store/legacy/verification.py": {"the database": "names the error of a view that does not answer"},
     "store/constraint_errors.py": {"the database": "classifies the errors of the database"},
     "daemon/outage/spool.py": {"a file": "stores actions during a database outage; each line is a step"},

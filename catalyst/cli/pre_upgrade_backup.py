@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from catalyst import embedded
-from catalyst.cli.psql import split_password
+from catalyst.backup.programs import split_password
 from catalyst.config.loader import environment_without_catalyst
 from catalyst.domain.errors import UserError
 
