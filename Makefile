@@ -39,11 +39,11 @@ foreign: .venv-foreign/.ready
 	@.venv-clients/bin/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements-clients.lock
 	@touch .venv-clients/.ready
 
-CLIENTS = tests/conformance/clients
-$(CLIENTS)/node_modules/.ready: $(CLIENTS)/package-lock.json
-	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm ci --silent --no-audit --no-fund --ignore-scripts && touch node_modules/.ready; fi
+.npm-clients/.ready: tests/conformance/clients/package-lock.json
+	@mkdir -p .npm-clients && cp tests/conformance/clients/package*.json .npm-clients/
+	@if command -v npm >/dev/null; then cd .npm-clients && npm ci --silent --no-audit --no-fund --ignore-scripts && touch .ready; fi
 
-clients: .venv-clients/.ready $(CLIENTS)/node_modules/.ready
+clients: .venv-clients/.ready .npm-clients/.ready
 
 # Debian's promtool, unpacked and not installed: tests check the metrics, the alert rules and their tests with it.
 .promtool/.ready:
@@ -127,7 +127,7 @@ lock: setup
 	  $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) pyproject.toml -o requirements-dev.lock
 
 clean:
-	@rm -rf .venv .venv-foreign .venv-clients $(CLIENTS)/node_modules .promtool build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-foreign .venv-clients .npm-clients .promtool build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 docs: setup
 	@$(PY) -c "from pathlib import Path; from catalyst.domain.diagram import render_page; Path('docs/machines.md').write_text(render_page())"

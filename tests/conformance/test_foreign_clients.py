@@ -12,8 +12,9 @@ import pytest
 
 from catalyst.simulator.admin.audit import audit
 from tests.conformance.exchange_thread import run_exchange
-from tests.conformance.test_your_own_bot import CLIENTS, NO_CLIENTS, NODE_READY, PAGE, ROOT, code_blocks
+from tests.conformance.test_your_own_bot import NO_CLIENTS, NODE_READY, NPM_CLIENTS, PAGE, ROOT, code_blocks
 
+CLIENTS = ROOT / "tests" / "conformance" / "clients"
 MCP_READY = ROOT / ".venv-clients" / ".ready"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "NO_PROXY": "127.0.0.1", "PYTHONDONTWRITEBYTECODE": "1"}
 ROW = re.compile(r"^\| (.+?) \| (\d+) \| (\d+) \| (\d+)(?:: (.+?))? \|$", re.MULTILINE)
@@ -87,8 +88,9 @@ def test_npm_client_completes_its_session(client: str, program: str) -> None:
     assert node is not None
     with run_exchange(speed=1) as sim:
         done = subprocess.run(
-            [node, program, sim.url.removeprefix("http://")],
-            capture_output=True, text=True, timeout=120, check=False, cwd=CLIENTS, env=ENVIRONMENT,
+            [node, "--input-type=module", "-", sim.url.removeprefix("http://")],
+            input=(CLIENTS / program).read_text(), capture_output=True, text=True, timeout=120, check=False,
+            cwd=NPM_CLIENTS, env=ENVIRONMENT,
         )  # fmt: skip
         problems = sim.call_in_thread(lambda: audit(sim.exchange.state).problems)
     assert done.returncode == 0, done.stdout + done.stderr

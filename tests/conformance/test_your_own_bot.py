@@ -19,8 +19,8 @@ from tests.waiting import LIMIT_S, pause_blocking
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "your-own-bot.md"
 FOREIGN_READY = ROOT / ".venv-foreign" / ".ready"
-CLIENTS = ROOT / "tests" / "conformance" / "clients"
-NODE_READY = CLIENTS / "node_modules" / ".ready"
+NPM_CLIENTS = ROOT / ".npm-clients"  # programs run here, so that they find the packages
+NODE_READY = NPM_CLIENTS / ".ready"
 NO_CLIENTS = "the npm clients are not installed: `make clients` installs them where there is Node"
 
 
@@ -135,7 +135,7 @@ def test_javascript_example_of_the_bot_page_succeeds(
     [script] = code_blocks(heading, "js")
     node = shutil.which("node")
     assert node is not None
-    printed = run_script([node, "--input-type=module", "-"], script, port, folder=CLIENTS)
+    printed = run_script([node, "--input-type=module", "-"], script, port, folder=NPM_CLIENTS)
     for pattern in expected:
         assert re.search(pattern, printed, re.MULTILINE), (pattern, printed)
 

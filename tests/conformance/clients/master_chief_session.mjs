@@ -1,4 +1,4 @@
-// Calls of @master-chief/alpaca: `node master_chief_session.mjs 127.0.0.1:PORT`; prints each call with its error.
+// Calls of @master-chief/alpaca: `node --input-type=module - 127.0.0.1:PORT`; prints each call with its error.
 import { AlpacaClient } from "@master-chief/alpaca";
 
 const local = process.argv[2];

@@ -1,4 +1,4 @@
-// Calls of the official TypeScript SDK: `node official_session.mjs 127.0.0.1:PORT`; prints each call with its error.
+// Calls of the official TypeScript SDK: `node --input-type=module - 127.0.0.1:PORT`; prints each call with its error.
 import { Alpaca } from "@alpacahq/alpaca-trade-api";
 
 const local = process.argv[2];
