@@ -23,6 +23,7 @@ from catalyst.cli import (
     preflight,
     psql,
     queries,
+    readiness,
     retention,
     risk_check,
     show_logs,
@@ -71,6 +72,7 @@ COMMANDS: Final = {
         queries.cycles,
         history.performance,
         history.events,
+        readiness.readiness,
         show_logs.logs,
     ),
     "Command the daemon": (

@@ -87,6 +87,8 @@ async def judge_proposal(
     Raises BrokerError, and UserError for a symbol that the broker does not list.
     """
     from catalyst.broker.alpaca import AlpacaBroker
+    from catalyst.config.current import CurrentConfig
+    from catalyst.daemon.trading_day.first_live_sessions import FirstLiveSessions
     from catalyst.daemon.trading_day.portfolio import read_portfolio
     from catalyst.daemon.trading_state.entry_gate import EntryGate
     from catalyst.domain.errors import UserError
@@ -111,6 +113,8 @@ async def judge_proposal(
             start_equity=None if cycle is None else cycle.start_equity,
             sectors=sectors,
         )
+        first_sessions = FirstLiveSessions(store, clock, CurrentConfig(settings.config), settings.mode)
+        limits = limits_of(settings.config, size_factor=await first_sessions.size_factor())
         asset = next((asset for asset in await broker.assets() if asset.symbol == proposal.symbol), None)
     finally:
         await broker.close()
@@ -124,9 +128,7 @@ async def judge_proposal(
     )
     others = sorted(portfolio.side_by_symbol().keys() - {known.symbol})
     correlated = MostCorrelated(others[0], float("nan"), "this command reads no bars") if others else None
-    verdict = check_risk(
-        known, portfolio, account, limits_of(settings.config), None, clock.now(), most_correlated=correlated
-    )
+    verdict = check_risk(known, portfolio, account, limits, None, clock.now(), most_correlated=correlated)
     return known, verdict
 
 

@@ -154,6 +154,8 @@ KEY_MEANINGS: Final = {
     "shutdown.on_sigint": "ask: only on a terminal, elsewhere as SIGTERM",
     "shutdown.latch_after_flatten": "entries after a SIGTERM that sold: from the next session on, or after `resume`",
     "shutdown.flatten_timeout_seconds": "must be below the service manager's stop timeout",
+    "live.size_factor": "size of a position and risk of a trade, times this, in the first live sessions",
+    "live.first_sessions": "live sessions with the factor; in the first of them each trade waits for an approval",
     "log.level": "lines below this level are not written",
     "log.format": "auto: JSON lines, or colour on a terminal",
     "monitoring.port": "serve /health and /metrics on 127.0.0.1 (docs/monitoring.md); null: off",
@@ -186,6 +188,7 @@ SECTION_MEANINGS: Final = {
     "reconcile": "Comparison of database, journal, the broker's orders and the broker's shares.",
     "protection": "The stops at the broker.",
     "shutdown": "The end of the daemon.",
+    "live": "The first sessions with real money.",
     "log": "The log.",
     "monitoring": "/health and /metrics, for a machine that watches.",
 }

@@ -287,6 +287,13 @@ class ShutdownConfig(Section):
     flatten_timeout_seconds: float = Field(60, ge=5, le=85)
 
 
+class LiveConfig(Section):
+    """The first sessions with real money."""
+
+    size_factor: float = Field(0.5, gt=0, le=1)
+    first_sessions: int = Field(5, ge=0, le=60)
+
+
 class LogConfig(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["auto", "json", "console"] = "auto"
@@ -326,6 +333,7 @@ class Config(Section):
     reconcile: ReconcileConfig = ReconcileConfig()
     protection: ProtectionConfig = ProtectionConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
+    live: LiveConfig = LiveConfig()
     log: LogConfig = LogConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
 

@@ -39,6 +39,7 @@ from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.trading_day.end_of_day import EndOfDay
 from catalyst.daemon.trading_day.entry import EntryPlacement
+from catalyst.daemon.trading_day.first_live_sessions import FirstLiveSessions
 from catalyst.daemon.trading_day.scan_failures import ScanFailures
 from catalyst.daemon.trading_day.scanner import Scanner
 from catalyst.daemon.trading_day.trading_day import TradingDay
@@ -179,7 +180,16 @@ def build_components(
     )
     scanner = Scanner(broker, market, news, clock, config, installation)
     entries = EntryPlacement(
-        store, broker, market, submission, gate, current_day, clock, config, settings.session_mode
+        store,
+        broker,
+        market,
+        submission,
+        gate,
+        current_day,
+        clock,
+        config,
+        settings.session_mode,
+        FirstLiveSessions(store, clock, config, settings.mode),
     )
     end_of_day = EndOfDay(store, broker, reconciler, flatten, current_day, clock)
     trading_day = TradingDay(

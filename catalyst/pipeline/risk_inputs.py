@@ -70,7 +70,8 @@ class Portfolio:
 @dataclass(frozen=True, slots=True)
 class AccountState:
     """The account, in dollars. `day_pnl` is what our positions made since the start of the day, realised and
-    unrealised; `restriction` is the reason why no position may be opened now, or None."""
+    unrealised; `restriction` is the reason why no position may be opened now, or None; `size_factor` scales size and
+    risk of a trade in the first live sessions."""
 
     equity: Decimal
     start_of_day_equity: Decimal
@@ -78,6 +79,7 @@ class AccountState:
     day_pnl: Decimal = Decimal(0)
     shorting_enabled: bool = True
     restriction: str | None = None
+    size_factor: Decimal = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,14 @@ async def days_between(conn: Connection, since: date, until: date) -> list[date]
     return [record["cycle_date"] for record in found]
 
 
+async def count_completed(conn: Connection, before: date) -> int:
+    """Return how many days before `before` were completed."""
+    count: int = await conn.fetchval(
+        "SELECT count(*) FROM trading_cycles WHERE status = 'completed' AND cycle_date < $1", before
+    )
+    return count
+
+
 async def unfinished_before(conn: Connection, day: date) -> list[CycleRow]:
     """Return the latest cycles before `day` that are not completed, oldest first."""
     return [_row(record) for record in reversed(await conn.fetch(_UNFINISHED, day))]

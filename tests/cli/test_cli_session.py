@@ -81,10 +81,12 @@ def test_commands_are_answered_by_a_running_daemon(daemon: "tuple[Shell, subproc
 def test_daemon_log_lines_are_json_in_market_time_without_secrets(
     daemon: "tuple[Shell, subprocess.Popen[bytes]]",
 ) -> None:
-    """Through a pipe every line starts with at, level and event; no line has the database's address."""
+    """Through a pipe every line starts with at, level and event; no line has the database's address. `stop --keep`
+    ends the daemon without a flatten."""
     shell, process = daemon
-    process.send_signal(signal.SIGUSR1)
+    assert shell.read_json("stop", "--keep") == {"pid": process.pid, "ended": True}
     assert process.wait(TIMEOUT_S) == 0
+    assert '"flatten_started"' not in shell.log("daemon")
     lines = [json.loads(line) for line in shell.log("daemon").splitlines()]
     assert lines
     for line in lines:

@@ -1,5 +1,6 @@
 """docs/handbook.md: its commands run, every command that a page names exists, and every procedure has its test."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -67,3 +68,40 @@ def test_commands_and_options_that_a_page_names_exist(page: Path) -> None:
         options = re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest.partition(" -- ")[0])
         unknown = set(options) - commands[name] - {"--help"}
         assert not unknown, f"`catalyst {name}{rest}`"
+
+
+def test_commands_to_watch_the_day_run(traded_shell: Shell) -> None:
+    """The page's commands of a day print on a traded day; status is not healthy without a daemon."""
+    [block] = code_blocks("Watch the day", "sh")
+    run_block(traded_shell, block, codes=frozenset({0, 1}))
+
+
+def test_procedures_name_tests_that_exist() -> None:
+    """Each row of the table of procedures names a command or a page, and tests that exist."""
+    section = PAGE.read_text().split("## Old command, new command\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (?!old|--)(.+?) \| (.+?) \| (.+?) \|$", section, re.M)
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    makefile = (ROOT / "Makefile").read_text()
+    functions = {
+        node.name
+        for text in sources
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert len(rows) >= 30
+    for old, new, tests in rows:
+        named = re.findall(r"`(test_\w+)`", tests)
+        files = re.findall(r"`(tests/[\w/.]+)`", tests)
+        programs = re.findall(r"`make ([a-z-]+)`", tests)
+        assert named or files or programs, (old, new)
+        assert all((ROOT / file).exists() for file in files), (old, files)
+        assert all(f"\n{program}:" in makefile for program in programs), old
+        assert set(named) <= functions, (old, set(named) - functions)
+
+
+def test_symptoms_name_log_events_of_the_code() -> None:
+    """Each log event of the table of symptoms is one that the code writes."""
+    named = re.findall(r"^\| log event `(\w+)`", PAGE.read_text(), re.M)
+    sources = "\n".join(path.read_text() for path in (ROOT / "catalyst").rglob("*.py"))
+    assert named
+    assert [event for event in named if f'"{event}"' not in sources] == []

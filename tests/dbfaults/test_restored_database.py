@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import asyncpg
@@ -10,10 +11,13 @@ import asyncpg
 from catalyst.backup.restore import read_content, restore, unpack
 from catalyst.backup.write import server_version, write_backup
 from catalyst.doctor.issues import FOUND_AT_BROKER, IN_DATABASE
+from catalyst.domain.fault_points import Moment
 from tests.conftest import PostgresServer, database_name
 from tests.dbfaults.proxied_scenario import assert_sent_once
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
 from tests.stories.test_doctor import run_doctor
+
+CRASH_EVERY = 4  # steps of a recovery between two crashes
 
 ScenarioStep = Callable[[Scenario], Awaitable[object]]
 
@@ -183,6 +187,38 @@ async def test_own_exit_without_position_is_treated_as_external(database: str) -
         await scenario.assert_consistent()
 
 
+async def restore_morning_over_afternoon(scenario: Scenario, target: str, folder: Path) -> None:
+    """Back up two positions; then one reaches its target, the other is flattened with a proof, entries are allowed
+    again and a third is bought; crash, restore the backup into `target`, and leave the daemon stopped there."""
+    await scenario.given_position("AAPL", 20)
+    await scenario.given_position("MSFT", 10)
+    written = await asyncio.to_thread(
+        write_backup,
+        scenario.dsn,
+        folder / "backups",
+        at=scenario.clock.now(),
+        server=await server_version(scenario.dsn),
+        keep_days=7,
+    )
+    scenario.print_trade("AAPL", "194.05")
+    await scenario.advance(minutes=1)
+    assert scenario.held_qty("AAPL") == 0
+    assert (await scenario.send_command("flatten"))["ok"]
+    assert (await scenario.send_command("resume"))["ok"]
+    assert list(scenario.settings.proofs_dir.glob("*.json"))
+    await scenario.given_position("TSLA", 5)
+    await scenario.crash()
+    await scenario.conn.close()
+    sql = await asyncio.to_thread(unpack, written.path, folder)
+    at = scenario.clock.now()
+    restored = await restore(
+        sql, read_content(sql), target, folder, backup=written.path.name, by="test", at=at
+    )
+    assert (restored.is_catalyst, restored.migrated) == (True, ())
+    scenario.dsn = target
+    scenario.conn = await asyncpg.connect(target)
+
+
 async def test_backup_of_the_morning_over_the_state_of_the_afternoon(
     database: str, empty_database: str, tmp_path: Path
 ) -> None:
@@ -190,39 +226,7 @@ async def test_backup_of_the_morning_over_the_state_of_the_afternoon(
     purchase, when the backup is restored, then it is consistent, the doctor names what the broker has beyond it, the
     next start ends protected and equal, enters nothing before `resume`, and the later proof is no fault."""
     async with open_scenario(database) as scenario:
-        await scenario.given_position("AAPL", 20)
-        await scenario.given_position("MSFT", 10)
-        written = await asyncio.to_thread(
-            write_backup,
-            database,
-            tmp_path / "backups",
-            at=scenario.clock.now(),
-            server=await server_version(database),
-            keep_days=7,
-        )
-        scenario.print_trade("AAPL", "194.05")
-        await scenario.advance(minutes=1)
-        assert scenario.held_qty("AAPL") == 0
-        assert (await scenario.send_command("flatten"))["ok"]
-        assert (await scenario.send_command("resume"))["ok"]
-        assert list(scenario.settings.proofs_dir.glob("*.json"))
-        await scenario.given_position("TSLA", 5)
-        await scenario.crash()
-        await scenario.conn.close()
-
-        sql = await asyncio.to_thread(unpack, written.path, tmp_path)
-        restored = await restore(
-            sql,
-            read_content(sql),
-            empty_database,
-            tmp_path,
-            backup=written.path.name,
-            by="test",
-            at=scenario.clock.now(),
-        )
-        assert (restored.is_catalyst, restored.migrated) == (True, ())
-        scenario.dsn = empty_database
-        scenario.conn = await asyncpg.connect(empty_database)
+        await restore_morning_over_afternoon(scenario, empty_database, tmp_path)
         issues = (await run_doctor(scenario, whole_journal=True)).issues
         assert [issue.message for issue in issues if issue.kind in IN_DATABASE] == []
         beyond = {
@@ -250,3 +254,34 @@ async def test_backup_of_the_morning_over_the_state_of_the_afternoon(
         assert (await scenario.send_command("resume"))["ok"]
         assert not scenario.components.gate.reasons
         await assert_sent_once(scenario)
+
+
+async def test_crashes_during_the_first_start_on_a_restored_database(
+    database: str, empty_database: str, tmp_path: Path
+) -> None:
+    """Given the restored morning, when each start crashes at a later step of its recovery than the one before, until
+    one is complete, then it ends protected and equal, and no order is sent twice."""
+    async with open_scenario(database) as scenario:
+        await restore_morning_over_afternoon(scenario, empty_database, tmp_path)
+        crashes = 0
+        for step in count(1, CRASH_EVERY):
+            scenario.crash_trigger.reset()
+            scenario.crash_trigger.arm("*", Moment.AFTER if crashes % 2 else Moment.BEFORE, nth=step)
+            with suppress(asyncio.CancelledError):
+                await scenario._start()
+            if not scenario.crash_trigger.crashed:
+                break
+            await scenario.crash()
+            crashes += 1
+        print(f"{crashes} crashes during the first start after the restore")
+        assert crashes >= 5
+        await scenario.crash()
+        await scenario.start()
+        await scenario.advance(minutes=3)
+        held = {symbol: scenario.held_qty(symbol) for symbol in ("AAPL", "MSFT", "TSLA")}
+        assert held == {"AAPL": 0, "MSFT": 0, "TSLA": 5}
+        position = await scenario.position("TSLA")
+        assert position is not None
+        assert (position["status"], position["protected_at"] is not None) == ("open", True)
+        await assert_sent_once(scenario)
+        await scenario.assert_consistent()

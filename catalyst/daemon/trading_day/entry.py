@@ -11,6 +11,7 @@ from catalyst.clock import Clock
 from catalyst.config.current import CurrentConfig
 from catalyst.config.schema import SessionMode
 from catalyst.daemon.orders.submission import OrderSubmission
+from catalyst.daemon.trading_day.first_live_sessions import FirstLiveSessions
 from catalyst.daemon.trading_state.account_status import follow_account_status
 from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
@@ -43,9 +44,11 @@ class EntryPlacement:
     clock: Clock
     config: CurrentConfig
     mode: SessionMode
+    first_sessions: FirstLiveSessions
 
     async def place(self, plan: Plan, *, scan_id: int, degraded: bool) -> None:
-        """Check one plan and send its order; propose it in supervised mode or after a `degraded` scan."""
+        """Check one plan and send its order; propose it in supervised mode, after a `degraded` scan, and in the first
+        live session."""
         refusal = await self.refusal(plan.symbol)
         max_age_s = self.config.execution.signal_max_age_seconds
         if (self.clock.now() - plan.decided_at).total_seconds() > max_age_s:
@@ -59,7 +62,7 @@ class EntryPlacement:
         rationale = (
             f"{plan.pattern or 'no pattern'}, composite {plan.composite:.3f}, risk ${plan.risk_amount}"
         )
-        supervised = self.mode is SessionMode.SUPERVISED or degraded
+        supervised = self.mode is SessionMode.SUPERVISED or degraded or await self.first_sessions.is_first()
         log.info(
             "trade_proposed" if supervised else "entry_submitted",
             symbol=plan.symbol,

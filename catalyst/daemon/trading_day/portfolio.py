@@ -21,11 +21,12 @@ async def read_portfolio(
     cycle_id: str,
     start_equity: Decimal | None,
     sectors: Mapping[str, str],
+    size_factor: Decimal = Decimal(1),
 ) -> tuple[Portfolio, AccountState]:
     """Return held positions and working entries, and the account's limits; dollars. Raises BrokerError.
 
     `start_equity` is the equity at the start of the day; without it the broker's last equity counts. A closed entry
-    gate becomes the account's restriction. `sectors` maps symbol to sector.
+    gate becomes the account's restriction. `sectors` maps symbol to sector; `size_factor`: see AccountState.
     """
     async with store.read() as conn:
         held = await positions.open_positions(conn)
@@ -59,6 +60,7 @@ async def read_portfolio(
         shorting_enabled=report.shorting_enabled,
         restriction=gate_reasons
         or (None if report.can_open_positions else f"the account is {report.status}"),
+        size_factor=size_factor,
     )
     return portfolio, account
 

@@ -257,7 +257,8 @@ class Scanner:
         symbols = {*remaining_symbols(frame), *portfolio.side_by_symbol()}
         daily = self.daily[self.daily["symbol"].isin(symbols)]
         frame = risk(
-            frame, portfolio, account, limits_of(config), session, now,
+            frame, portfolio, account, limits_of(config, size_factor=account.size_factor), session,
+            now,
             daily=daily, bars=bars, bar_minutes=config.pipeline.bar_minutes,
         )  # fmt: skip
         return plan(

@@ -382,6 +382,7 @@ class TradingDay:
             cycle_id=self.cycle_id,
             start_equity=self.daily_loss_limit.start_equity,
             sectors=self.scanner.sectors,
+            size_factor=await self.entries.first_sessions.size_factor(),
         )
         slots = max(0, self.config.risk.max_positions - portfolio.slots_used())
         try:
