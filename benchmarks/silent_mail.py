@@ -60,10 +60,9 @@ async def measure_all() -> list[Row]:
             stack.push_async_callback(store.close)
             broker = BareBroker(await BarePost.open(url))
             stack.callback(broker.http.close)
-            ledger = OrderLedger(store, broker, clock, 1, CurrentConfig(Config()))  # type: ignore[arg-type]
-            submission = OrderSubmission(
-                store, broker, ledger, EntryGate(reasons={}), clock, CurrentConfig(Config()), 1, "0a1b2c"
-            )  # type: ignore[arg-type]
+            config, gate = CurrentConfig(Config()), EntryGate(clock, reasons={})
+            ledger = OrderLedger(store, broker, clock, 1, config, gate)  # type: ignore[arg-type]
+            submission = OrderSubmission(store, broker, ledger, gate, clock, config, 1, "0a1b2c")  # type: ignore[arg-type]
             order_path = OrderPath(store, ledger, submission, SymbolSequence(0))
             lifecycle = lifecycle_of(order_path, received_at)
             mail = MailChannel(

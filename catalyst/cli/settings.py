@@ -102,12 +102,12 @@ def _is_here(name: Path) -> bool:
 def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
     """Return the system clock, or the shared clock of CATALYST_CLOCK; with `drive` this process sets its speed.
 
-    Without CATALYST_CLOCK, the clock of a simulated exchange on this machine; the exchange sets its speed. Raises
-    ConfigInvalid when the file is not a clock file.
+    Without CATALYST_CLOCK, the clock of a simulated exchange on this machine. With `drive` only one that the exchange
+    drives, because this process waits for it. Raises ConfigInvalid when the file is not a clock file.
     """
     path = settings.env.catalyst_clock
     if path is None:
-        simulator_file = _simulator_clock_file(settings) if settings.mode is Mode.SIM else None
+        simulator_file = _simulator_clock_file(settings, driven=drive) if settings.mode is Mode.SIM else None
         return SystemClock() if simulator_file is None else ScaledClock(simulator_file)
     try:
         clock = ScaledClock(path)
@@ -123,8 +123,11 @@ def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
     )
 
 
-def _simulator_clock_file(settings: Settings) -> Path | None:
-    """Return the clock file of the simulated exchange; None when it runs on the wall clock, elsewhere or not at all."""
+def _simulator_clock_file(settings: Settings, *, driven: bool) -> Path | None:
+    """Return the clock file of the simulated exchange; None when it runs on the wall clock, elsewhere or not at all.
+
+    `driven`: also None when another process drives the clock, as in a demo.
+    """
     import json
     from urllib.error import URLError
     from urllib.request import urlopen
@@ -134,7 +137,8 @@ def _simulator_clock_file(settings: Settings) -> Path | None:
         return None
     try:
         with urlopen(f"http://{address.netloc}/admin/clock", timeout=CLOCK_TIMEOUT_S) as response:
-            file = json.load(response).get("file")
+            view = json.load(response)
+            file = None if driven and not view.get("drives") else view.get("file")
     except (URLError, OSError, ValueError, AttributeError):
         return None
     return Path(file) if isinstance(file, str) and Path(file).is_file() else None

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import urllib.request
 from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from cli.shell import TIMEOUT_S, Shell, wait_until
 
+from catalyst.cli.settings import open_clock
 from catalyst.cli.simulator import _date_lines
 from catalyst.cli.simulator_start import (
     day_to_continue,
@@ -19,9 +22,10 @@ from catalyst.cli.simulator_start import (
     new_account_id,
     parse_start,
 )
-from catalyst.clock import NEW_YORK, SystemClock
+from catalyst.clock import NEW_YORK, ScaledClock, SystemClock
 from catalyst.domain.errors import UserError
 from catalyst.simulator.exchange.persistence import JOURNAL_FILE, claim_directory
+from tests.stories.scenario import settings_for
 
 HALF_DAY = date(2026, 11, 27)
 
@@ -290,3 +294,32 @@ def test_practice_works_twice_with_one_database(shell: Shell, database: str) -> 
         assert user.process is not None
         user.process.kill()
         user.process.wait()
+
+
+@pytest.mark.parametrize(
+    ("drives", "drive", "follows"),
+    [(True, True, True), (True, False, True), (False, False, True), (False, True, False)],
+)
+def test_command_follows_the_clock_of_an_exchange(
+    tmp_path: Path, drives: bool, drive: bool, follows: bool
+) -> None:
+    """Beside a demo, whose daemon drives the clock, `status` shows the market's time. A process that waits for the
+    clock follows only one that the exchange drives: another driver may have ended."""
+    ScaledClock.create(tmp_path / "clock", datetime(2026, 4, 8, 14, 15, tzinfo=UTC))
+    view = json.dumps({"file": str(tmp_path / "clock"), "drives": drives}).encode()
+
+    class Exchange(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(view)
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Exchange) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        clock = open_clock(settings_for(f"http://127.0.0.1:{server.server_port}"), drive=drive)
+        thread.join()
+    assert isinstance(clock, ScaledClock) is follows

@@ -14,8 +14,8 @@ from catalyst.simulator.rules.wire_format import (
 
 
 def clock_view(exchange: Exchange, clock: Clock) -> JsonObject:
-    """Return the market's time, the instant of the next event, market seconds per second, and the file of a
-    clock that the exchange drives."""
+    """Return the market's time, the instant of the next event, market seconds per second, the file of its
+    clock, and whether the exchange drives that clock."""
     due = exchange.venue.next_event_at()
     now = clock.now()
     return {
@@ -23,7 +23,8 @@ def clock_view(exchange: Exchange, clock: Clock) -> JsonObject:
         "new_york": now.astimezone(NEW_YORK).isoformat(),
         "next_event_at": None if due is None else due.isoformat(),
         "speed": clock.speed if isinstance(clock, ScaledClock) else None,
-        "file": str(clock.path.resolve()) if isinstance(clock, ScaledClock) and clock.is_driver else None,
+        "file": str(clock.path.resolve()) if isinstance(clock, ScaledClock) else None,
+        "drives": isinstance(clock, ScaledClock) and clock.is_driver,
     }
 
 
