@@ -38,7 +38,11 @@ _UPDATE_ORDERS: Final = """
                    quantity = s.new_quantity, filled_qty = s.new_filled, filled_avg_price = s.avg_price,
                    rejection_reason = s.rejection, broker_submitted_at = s.submitted_at,
                    broker_filled_at = s.filled_at, broker_canceled_at = s.canceled_at,
-                   broker_expired_at = s.expired_at, position_id = coalesce(s.position_id, o.position_id),
+                   broker_expired_at = s.expired_at,
+                   -- The first report at a start: `set_broker_times` decides.
+                   acknowledged_at = CASE WHEN o.epoch = $3 THEN coalesce(o.acknowledged_at, s.acknowledged_at)
+                                          ELSE o.acknowledged_at END,
+                   position_id = coalesce(s.position_id, o.position_id),
                    updated_at = $1::timestamptz, epoch = $3::bigint
               FROM expected s
              WHERE o.order_id = s.order_id AND o.status = s.old_status AND o.filled_qty = s.old_filled
@@ -51,7 +55,8 @@ _ORDER_ROWS: Final = """unnest($4::json[]) AS document, json_to_record(document)
                        old_broker_status text, old_broker_id text, old_position_id bigint, broker_id text,
                        broker_status text, new_status text, new_quantity numeric, new_filled numeric,
                        avg_price numeric, rejection text, submitted_at timestamptz, filled_at timestamptz,
-                       canceled_at timestamptz, expired_at timestamptz, fill_cum_qty numeric, fill_quantity numeric,
+                       canceled_at timestamptz, expired_at timestamptz, acknowledged_at timestamptz,
+                       fill_cum_qty numeric, fill_quantity numeric,
                        fill_price numeric, fill_at timestamptz, execution_id text, activity_id text)"""
 _JOURNAL_LINES: Final = """unnest($5::json[]) WITH ORDINALITY AS documents (document, n),
                        json_to_record(document) AS j (
@@ -253,6 +258,7 @@ def _order_row(change: OrderChange) -> dict[str, object]:
         "filled_at": after.broker_filled_at,
         "canceled_at": after.broker_canceled_at,
         "expired_at": after.broker_expired_at,
+        "acknowledged_at": after.acknowledged_at,
     }
 
 
