@@ -134,6 +134,16 @@ _ACTIVE: Final = frozenset(
     }
 )
 _KNOWN_WORKING: Final = _PENDING | _ACTIVE
+# Broker statuses of an order that was accepted and is not at a venue, and those that show no venue: as in
+# `set_broker_times` of the database.
+WAITING_FOR_VENUE: Final = frozenset({"pending_new", "accepted"})
+NOT_AT_VENUE: Final = WAITING_FOR_VENUE | {
+    "pending_review",
+    "pending_cancel",
+    "canceled",
+    "expired",
+    "rejected",
+}
 _TERMINAL_BY_BROKER_STATUS: Final = {
     "filled": S.FILLED,
     "canceled": S.CANCELLED,

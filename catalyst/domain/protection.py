@@ -165,12 +165,19 @@ def protection_by_rows(quantity: Decimal, rows: Sequence[OrderRow]) -> Protectio
     beside the replacement would sell the shares a second time.
     """
     state = protection_of(quantity, exit_orders_of(rows))
+    return Protection.PENDING if state is Protection.UNPROTECTED and stops_without_successor(rows) else state
+
+
+def stops_without_successor(rows: Sequence[OrderRow]) -> list[OrderRow]:
+    """Return the stops that the broker has replaced by an order without a row."""
     known = {row.replaces for row in rows}
-    awaits_replacement = any(
-        row.order_purpose is Purpose.STOP_LOSS and row.status is Status.REPLACED and row.order_id not in known
+    return [
+        row
         for row in rows
-    )
-    return Protection.PENDING if state is Protection.UNPROTECTED and awaits_replacement else state
+        if row.order_purpose is Purpose.STOP_LOSS
+        and row.status is Status.REPLACED
+        and row.order_id not in known
+    ]
 
 
 def is_covered(quantity: Decimal, rows: Sequence[OrderRow]) -> bool:

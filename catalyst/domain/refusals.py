@@ -134,6 +134,11 @@ UNBOOKED_REASONS: Final = (
     RejectionReason.INSUFFICIENT_QTY,
     RejectionReason.NOT_SHORTABLE,
 )
+# The broker may refuse the second request of an order for these reasons because the first one arrived and reserves the
+# shares, or has sold them.
+FOLLOW_FROM_OWN_ORDER: Final = frozenset(
+    {*UNBOOKED_REASONS, RejectionReason.OPPOSITE_ORDER, RejectionReason.SUBMIT_FAILED}
+)
 OCO_ANSWERS: Final[Mapping[RejectionReason, OcoAnswer]] = (
     dict.fromkeys(RejectionReason, OcoAnswer.RETRY)
     | dict.fromkeys(UNBOOKED_REASONS, OcoAnswer.RETRY_UNBOOKED)

@@ -10,6 +10,7 @@ Rule 3: the reports of one group (an order and its legs) are one decision, so th
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
@@ -218,6 +219,7 @@ class _DecisionBuilder:
             broker_filled_at=report.filled_at or before.broker_filled_at,
             broker_canceled_at=report.canceled_at or before.broker_canceled_at,
             broker_expired_at=report.expired_at or before.broker_expired_at,
+            acknowledged_at=_acknowledged_at(before, report, self.given.at),
         )
         if then is None:
             if after != before:
@@ -454,6 +456,19 @@ def _is_first_fill(row: OrderRow, fill: Fill) -> bool:
         and row.status in (Status.SUBMITTED, Status.ACCEPTED)
         and Decimal(0) < fill.cum_qty == fill.quantity <= row.quantity
     )
+
+
+def _acknowledged_at(before: OrderRow, report: OrderReport, now: datetime) -> datetime | None:
+    """Return since when a venue has an order that waited for one; None when the broker does not show it.
+
+    The broker changed the order when the venue acknowledged it, so it was not after the last change. The report may
+    come later.
+    """
+    if before.broker_status not in machine.WAITING_FOR_VENUE or report.broker_status in machine.NOT_AT_VENUE:
+        return before.acknowledged_at
+    changed_at, sent_at = report.updated_at, report.submitted_at or before.broker_submitted_at
+    is_shown = changed_at is not None and sent_at is not None and changed_at > sent_at
+    return min(changed_at, now) if changed_at is not None and is_shown else before.acknowledged_at
 
 
 def _rejection_reason(report: OrderReport) -> str:

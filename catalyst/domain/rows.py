@@ -54,7 +54,8 @@ class OrderRow:
     broker_filled_at: datetime | None = None
     broker_canceled_at: datetime | None = None
     broker_expired_at: datetime | None = None
-    # Times of receipt: the order is accepted and not at a venue; afterwards the venue has it.
+    # The order is accepted and not at a venue (time of receipt); afterwards the venue has it (the broker's time of its
+    # last change, where it has reported one).
     pending_at: datetime | None = None
     acknowledged_at: datetime | None = None
     inactive_at: datetime | None = None  # the broker keeps the order and does not execute it (suspended)

@@ -1,9 +1,9 @@
 """Unprotected time: computes from facts when shares had no working stop at the broker. Pure.
 
 Daemon, alerts, status, report and doctor take every figure from `unprotected_gaps`. The facts are fills and the life of
-each order that covers the shares, at the broker's own times. Two times are ours, because the broker reports none: when
-we first heard that a venue has the order, only for an order that was reported as waiting for its venue before; and when
-we first heard that the broker has suspended it.
+each order that covers the shares, at the broker's own times. Two times may be ours, because the broker reports none:
+when the venue had an order that was reported as waiting for it before (the broker's last change of the order, or else
+the receipt of the first report that shows it); and when we first heard that the broker has suspended it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

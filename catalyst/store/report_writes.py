@@ -8,7 +8,6 @@ transaction by itself; any other decision is written in the transaction that loc
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -39,7 +38,11 @@ _UPDATE_ORDERS: Final = """
                    quantity = s.new_quantity, filled_qty = s.new_filled, filled_avg_price = s.avg_price,
                    rejection_reason = s.rejection, broker_submitted_at = s.submitted_at,
                    broker_filled_at = s.filled_at, broker_canceled_at = s.canceled_at,
-                   broker_expired_at = s.expired_at, position_id = coalesce(s.position_id, o.position_id),
+                   broker_expired_at = s.expired_at,
+                   -- The first report at a start: `set_broker_times` decides.
+                   acknowledged_at = CASE WHEN o.epoch = $3 THEN coalesce(o.acknowledged_at, s.acknowledged_at)
+                                          ELSE o.acknowledged_at END,
+                   position_id = coalesce(s.position_id, o.position_id),
                    updated_at = $1::timestamptz, epoch = $3::bigint
               FROM expected s
              WHERE o.order_id = s.order_id AND o.status = s.old_status AND o.filled_qty = s.old_filled
@@ -50,7 +53,8 @@ _UPDATE_ORDERS: Final = """
 _ORDER_COLUMNS: Final = """order_id bigint, old_status text, old_filled numeric, old_quantity numeric,
     old_broker_status text, old_broker_id text, old_position_id bigint, broker_id text, broker_status text,
     new_status text, new_quantity numeric, new_filled numeric, avg_price numeric, rejection text,
-    submitted_at timestamptz, filled_at timestamptz, canceled_at timestamptz, expired_at timestamptz"""
+    submitted_at timestamptz, filled_at timestamptz, canceled_at timestamptz, expired_at timestamptz,
+    acknowledged_at timestamptz"""
 _FILL_COLUMNS: Final = """fill_cum_qty numeric, fill_quantity numeric, fill_price numeric, fill_at timestamptz,
     execution_id text, activity_id text"""
 _LEG_COLUMNS: Final = """parent bigint, client_id text, purpose text, side text, quantity numeric, type text,
@@ -61,6 +65,10 @@ _MAX_PARAMETER_ROWS: Final = 2  # rows that are parameters each; more are JSON d
 _JOURNAL_LINES: Final = """unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[]) WITH ORDINALITY AS j (
                        order_id, kind, from_status, to_status, note, n)"""
 _FIRST_ROW_PARAMETER: Final = 9
+
+
+def _names(columns: str) -> tuple[str, ...]:
+    return tuple(column.split()[0] for column in columns.split(","))
 
 
 def _are_parameters(count: int) -> bool:
@@ -75,7 +83,7 @@ def _rows(columns: str, first: int, count: int) -> tuple[str, int]:
     """
     if not _are_parameters(count):
         documents = f"unnest(${first}::json[]) WITH ORDINALITY AS documents (document, n)"
-        names = ", ".join(column.split()[0] for column in columns.split(","))
+        names = ", ".join(_names(columns))
         row = f"json_to_record(document) AS r ({columns})"
         source = f"(SELECT n, {names} FROM {documents}, {row} LIMIT cardinality(${first}))"  # noqa: S608 -- literals
         return source, first + 1
@@ -178,6 +186,9 @@ def open_positions_sql(entries: int) -> str:
 """  # noqa: S608 -- literals alone
 
 
+_ORDER_NAMES: Final = _names(_ORDER_COLUMNS)
+_OPENING_NAMES: Final = _names(f"{_ORDER_COLUMNS}, {_FILL_COLUMNS}")
+_LEG_NAMES: Final = _names(_LEG_COLUMNS)
 _SIZES: Final = range(_MAX_PARAMETER_ROWS + 2)  # the last stands for every larger number
 WRITE_ORDERS: Final = {(orders, legs): write_orders_sql(orders, legs) for orders in _SIZES for legs in _SIZES}
 OPEN_POSITIONS: Final = {entries: open_positions_sql(entries) for entries in _SIZES}
@@ -249,8 +260,8 @@ async def _write_orders(
         source,
         epoch,
         *_journal_lines(changes),
-        *_row_arguments([_order_row(change) for change in changes]),
-        *(_row_arguments([_leg_row(leg) for leg in new_legs]) if new_legs else ()),
+        *_row_arguments([_order_row(change) for change in changes], _ORDER_NAMES),
+        *(_row_arguments([_leg_row(leg) for leg in new_legs], _LEG_NAMES) if new_legs else ()),
     )
     if not new_legs:
         return {}
@@ -272,7 +283,9 @@ async def _open_positions(
         source,
         epoch,
         *_journal_lines([each.entry for each in opened]),
-        *_row_arguments([_order_row(each.entry) | _fill_columns(each.fill) for each in opened]),
+        *_row_arguments(
+            [_order_row(each.entry) | _fill_columns(each.fill) for each in opened], _OPENING_NAMES
+        ),
     )
     return {row["order_id"]: row["position_id"] for row in found}
 
@@ -298,6 +311,7 @@ def _order_row(change: OrderChange) -> dict[str, object]:
         "filled_at": after.broker_filled_at,
         "canceled_at": after.broker_canceled_at,
         "expired_at": after.broker_expired_at,
+        "acknowledged_at": after.acknowledged_at,
     }
 
 
@@ -350,11 +364,11 @@ def _journal_lines(changes: Iterable[OrderChange]) -> tuple[list[object], ...]:
     )
 
 
-def _row_arguments(rows: Sequence[dict[str, object]]) -> Iterable[object]:
-    """Return the arguments of `_rows`."""
+def _row_arguments(rows: Sequence[dict[str, object]], names: Sequence[str]) -> list[object]:
+    """Return the arguments of `_rows`; `names` are those of its columns, in their order."""
     if not _are_parameters(len(rows)):
         return [_documents(rows)]
-    return chain.from_iterable(row.values() for row in rows)
+    return [row[name] for row in rows for name in names]
 
 
 def _documents(rows: Iterable[dict[str, object]]) -> list[str]:

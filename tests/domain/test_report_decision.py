@@ -307,6 +307,32 @@ def test_broker_times_are_stored_beside_the_status() -> None:
     assert replace(after, closed_at=AT, broker_canceled_at=AT + timedelta(seconds=9)).ended_at == AT
 
 
+@pytest.mark.parametrize(
+    ("before", "broker_status", "changed_s", "acknowledged_s"),
+    [
+        ("pending_new", "new", 1, 1),
+        ("accepted", "held", 1, 1),
+        ("pending_new", "new", 0, None),  # not changed since it was sent: the time of receipt counts
+        ("pending_new", "new", None, None),
+        ("pending_new", "new", 500, 180),  # the broker's clock is ahead
+        ("pending_new", "accepted", 1, None),
+        ("pending_new", "canceled", 1, None),
+        ("new", "held", 1, None),
+    ],
+)
+def test_venue_has_a_stop_from_the_brokers_last_change(
+    before: str, broker_status: str, changed_s: int | None, acknowledged_s: int | None
+) -> None:
+    """A report that a venue has an order that waited for one sets the time of the broker's last change of it."""
+    submitted = AT - timedelta(minutes=3)
+    changed_at = None if changed_s is None else submitted + timedelta(seconds=changed_s)
+    report = report_of(STOP, broker_status, submitted_at=submitted, updated_at=changed_at)
+    after = decided([replace(STOP, broker_status=before)], report).order_changes[0].after
+    assert after.acknowledged_at == (
+        None if acknowledged_s is None else submitted + timedelta(seconds=acknowledged_s)
+    )
+
+
 def test_fill_of_a_report_with_another_quantity_is_booked() -> None:
     """The report is a contradiction and goes to quarantine; its fill is a fact and is booked."""
     report = report_of(ENTRY, "partially_filled", 40, quantity=Decimal(90))

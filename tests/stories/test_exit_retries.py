@@ -2,10 +2,15 @@
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+
+import pytest
 
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
 from catalyst.domain.fault_points import Moment
+from catalyst.domain.order import Purpose
 from tests.stories.scenario import Scenario, open_scenario
 
 
@@ -127,6 +132,43 @@ async def test_unacknowledged_exit_is_replaced_after_ten_seconds(database: str) 
         await scenario.assert_consistent()
 
 
+async def test_rest_of_a_partly_filled_exit_is_sold_by_other_orders(database: str) -> None:
+    """Given a sale fills 8 shares and nobody buys the rest, then after a minute the rest is cancelled and sold by
+    another order, and so on; an alert says that the exit is slow, and each share is under an order all the time."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        await scenario.inject_fault("partial", symbol="AAPL", side="sell", qty="8")
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.advance(seconds=140)
+        exits = [order for order in await scenario.orders("AAPL") if order["order_purpose"] == "exit"]
+        assert [(order["status"], int(order["filled_qty"])) for order in exits] == [
+            ("cancelled", 8), ("cancelled", 8), ("filled", 4),
+        ]  # fmt: skip
+        assert "EXIT_SLOW" in await scenario.alert_events()
+        totals = scenario.server.exchange.state.unprotected_time.totals(scenario.clock.now())
+        assert float(str(totals["AAPL"]["longest_seconds"])) < 3
+        await scenario.assert_consistent()
+
+
+@asynccontextmanager
+async def other_reports(scenario: Scenario) -> AsyncIterator[None]:
+    """Let a report of another position arrive twice a second."""
+    assert scenario.components is not None
+    ledger, clock = scenario.components.ledger, scenario.clock
+
+    async def report() -> None:
+        while True:
+            await clock.sleep(timedelta(seconds=0.5))
+            ledger.changed.notify()
+
+    others = asyncio.ensure_future(report())
+    try:
+        yield
+    finally:
+        others.cancel()
+
+
 async def test_exit_polls_its_orders_while_reports_of_other_positions_arrive(database: str) -> None:
     """Given the stream loses every message of AAPL and reports of other positions arrive twice a second, when AAPL
     exits by a cancel of its legs, then its cancelled stop and its sale are read within seconds."""
@@ -134,23 +176,41 @@ async def test_exit_polls_its_orders_while_reports_of_other_positions_arrive(dat
         await scenario.given_position("AAPL", 20)
         await scenario.refuse_replacements()
         await scenario.inject_fault("stream_drop", symbol="AAPL", count=0)
-        assert scenario.components is not None
-        ledger, clock = scenario.components.ledger, scenario.clock
-
-        async def report_others() -> None:
-            while True:
-                await clock.sleep(timedelta(seconds=0.5))
-                ledger.changed.notify()
-
-        others = asyncio.ensure_future(report_others())
-        try:
+        async with other_reports(scenario):
             assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
             await scenario.advance(seconds=8)
-        finally:
-            others.cancel()
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
-        totals = scenario.server.exchange.state.unprotected_time.totals(clock.now())
+        totals = scenario.server.exchange.state.unprotected_time.totals(scenario.clock.now())
         assert float(str(totals["AAPL"]["longest_seconds"])) < 4
+        await scenario.assert_consistent()
+
+
+@pytest.mark.parametrize("verb", ["flatten", "cancel_entries"])
+async def test_flatten_polls_its_orders_while_reports_of_other_positions_arrive(
+    database: str, verb: str
+) -> None:
+    """Given the stream loses every message of AAPL and reports of other positions arrive twice a second, when a flatten
+    or a stop without flatten cancels the entry in AAPL, then its end is read within seconds."""
+    async with open_scenario(database, execution={"order_poll_seconds": 60}) as scenario:
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
+        await scenario.submit_entry("AAPL", 20, limit="185.00", stop="183.00", target="194.00")
+        await scenario.advance(seconds=1)
+        await scenario.inject_fault("stream_drop", symbol="AAPL", count=0)
+        assert scenario.components is not None
+        flatten, within = scenario.components.flatten, timedelta(seconds=8)
+        async with other_reports(scenario):
+            if verb == "flatten":
+                done: asyncio.Future[object] = asyncio.ensure_future(
+                    flatten.run("MANUAL", by="test", purpose=Purpose.FLATTEN, within=within, cycle_id=None)
+                )
+            else:
+                done = asyncio.ensure_future(flatten.cancel_entries(within=within))
+            await scenario.advance(seconds=7)
+            entry = (await scenario.orders("AAPL"))[0]
+            await scenario.advance(seconds=3)
+        await done
+        assert entry["status"] == "cancelled"
         await scenario.assert_consistent()

@@ -141,6 +141,30 @@ async def test_fill_missing_from_stream_is_booked_by_poll(database: str) -> None
         await scenario.assert_consistent()
 
 
+async def test_exit_waits_for_the_replacement_of_a_stop(database: str) -> None:
+    """Given the broker fills the stop through another order that no report shows for some seconds, and its positions
+    lag, when a person closes the position, then no sale is sent: the shares are sold already."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.admin("settings", {"stop_by_replacement": True})
+        for event in ("new", "fill"):
+            await scenario.inject_fault("stream_drop", symbol="AAPL", event=event)
+        await scenario.inject_fault("position_lag", symbol="AAPL", side="sell", seconds=10)
+        reads = {"method": "GET", "route": "/v2/orders*"}
+        await scenario.inject_fault("status_before", id="reads", **reads, status=503, count=0)
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=0.5)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.advance(seconds=2)
+        scenario.server.exchange.state.faults.remove("reads")
+        await scenario.advance(seconds=30)
+        assert await scenario.count_submitted("AAPL") == 1
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert position["status"] == "closed"
+        await scenario.assert_consistent()
+
+
 @pytest.mark.promise("C15")
 @pytest.mark.parametrize("is_dropped", [False, True])
 async def test_stop_filled_by_replacement_order_is_booked_once(database: str, *, is_dropped: bool) -> None:

@@ -219,6 +219,54 @@ async def test_rejected_resend_of_exit_does_not_settle_first_request(database: s
         await scenario.assert_consistent()
 
 
+@pytest.mark.parametrize("may_short", [False, True])
+async def test_refused_resend_of_a_lost_sale_brings_the_stop_back(database: str, *, may_short: bool) -> None:
+    """Given the request of a sale got lost and the broker refuses every later one for a reason that lasts, then the
+    sale ends and the stop is back within seconds. Where the account may sell short, the sale ends only when its first
+    request cannot arrive any more."""
+    async with open_scenario(database, trading={"allow_short": may_short}) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        sale = {"method": "POST", "route": "/v2/orders", "client_order_id": "cat-*-[xf]"}
+        await scenario.inject_fault("drop_before", **sale)
+        refusal = {"status": 403, "code": 40310000, "message": "insufficient day trading buying power"}
+        await scenario.inject_fault("status_before", **sale, **refusal, count=0)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.advance(seconds=6)
+        row = (await exits_of(scenario))[0]
+        assert row["status"] == ("submitted" if may_short else "rejected")
+        await scenario.advance(seconds=20)
+        row = (await exits_of(scenario))[0]
+        reason = "NEVER_ARRIVED" if may_short else "DAY_TRADING: insufficient day trading buying power"
+        assert row["rejection_reason"] == reason
+        gap = scenario.server.exchange.state.unprotected_time.totals(scenario.clock.now())["AAPL"]
+        assert float(str(gap["longest_seconds"])) < (20 if may_short else 5)
+        assert scenario.held_qty("AAPL") == 20
+        assert [o["status"] for o in await scenario.orders("AAPL")][-2:] == ["submitted", "accepted"]
+        await scenario.assert_consistent()
+
+
+async def test_lost_sale_is_resent_while_the_broker_limits_the_rate(database: str) -> None:
+    """A resend that certainly did not arrive is repeated, and puts off neither the sale nor its end."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.refuse_replacements()
+        sale = {"method": "POST", "route": "/v2/orders", "client_order_id": "cat-*-[xf]"}
+        await scenario.inject_fault("drop_before", **sale)
+        await scenario.inject_fault("rate_limit", **sale, count=5)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.advance(seconds=13)
+        [row] = await exits_of(scenario)
+        assert (row["status"], row["attempts"]) == ("filled", 7)
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()
+
+
+async def exits_of(scenario: Scenario) -> list[Facts]:
+    """Return the sales of AAPL that are exits, oldest first."""
+    return [row for row in await scenario.orders("AAPL") if row["order_purpose"] == "exit"]
+
+
 async def count_requests(scenario: Scenario, client_order_id: str) -> int:
     """Return how many order requests with this client order id reached the exchange."""
     logs = await scenario.admin("logs?method=POST&path=/v2/orders")

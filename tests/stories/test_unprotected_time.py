@@ -356,3 +356,25 @@ async def test_orphan_shares_without_a_stop_raise_the_alert(database: str) -> No
             "SELECT message FROM alerts WHERE event = 'UNPROTECTED_OVER_BUDGET'"
         )
         assert message.startswith("AAPL (orphan shares): no working stop at the broker for 1")
+
+
+async def test_late_report_that_the_venue_has_the_stop_adds_no_unprotected_time(database: str) -> None:
+    """Given the stream loses the report that the venue has the stop and no order can be read for some seconds, then the
+    unprotected time ends when the broker changed the order."""
+    async with open_scenario(database) as scenario:
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
+        await scenario.inject_fault("stream_drop", symbol="AAPL", event="new", side="sell", count=0)
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.advance(seconds=4)
+        reads = {"method": "GET", "route": "/v2/orders*"}
+        await scenario.inject_fault("status_before", id="reads", **reads, status=503, count=0)
+        await scenario.advance(seconds=6)
+        scenario.server.exchange.state.faults.remove("reads")
+        await scenario.advance(seconds=10)
+        position = await scenario.position("AAPL")
+        assert position is not None
+        assert position["protected_at"] is not None
+        assert abs(position["unprotected_seconds"] - await exchange_seconds(scenario, "AAPL", 8)) < 1
+        await scenario.assert_consistent()

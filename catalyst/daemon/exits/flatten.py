@@ -14,6 +14,7 @@ import structlog
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.daemon.exits.flat_proof import FlatProof, ProofReader
+from catalyst.daemon.exits.report_wait import POLL_INTERVAL, OrderPolls
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.cancel_throttle import CancelThrottle
 from catalyst.daemon.orders.ledger import OrderLedger
@@ -31,7 +32,6 @@ log = structlog.get_logger()
 FLATTEN_LATCH: Final = "flatten"
 PROTECT_REST_BEFORE: Final = timedelta(seconds=20)  # the deadline: what is not sold by then keeps a stop
 RETRY_EXIT_AFTER: Final = timedelta(seconds=30)  # a postponed exit is tried again, whatever its pause
-POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=5)
 
 
@@ -96,6 +96,7 @@ class Flatten:
         cancels = CancelThrottle[int](CANCEL_RETRY_AFTER)
         requested: dict[int, datetime] = {}  # by position id: when its exit was requested last
         ended: set[int] = set()  # position ids
+        polls = OrderPolls(self.clock, self.ledger.changed)
         while True:
             seen_version = self.ledger.changed.version
             working, held = await self._read_remaining()
@@ -117,8 +118,7 @@ class Flatten:
             await self.exits.start_open_intents()
             if protect_rest_at is None and self._waits_for_open(working, held_ids):
                 return
-            if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
-                await self._refresh_orders(working, deadline)
+            await self._refresh_orders(await polls.await_report(working, seen_version), deadline)
 
     async def _request_exits(
         self,
@@ -208,6 +208,7 @@ class Flatten:
         """
         deadline = self.clock.now() + within
         cancels = CancelThrottle[int](CANCEL_RETRY_AFTER)
+        polls = OrderPolls(self.clock, self.ledger.changed)
         while True:
             seen_version = self.ledger.changed.version
             entries = [row for row in (await self._read_remaining())[0] if row.order_purpose is Purpose.ENTRY]
@@ -217,8 +218,7 @@ class Flatten:
             for row in entries:
                 if cancels.acquire(row.order_id, now):
                     await self.submission.cancel(row, "FLATTEN")
-            if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
-                await self._refresh_orders(entries, deadline)
+            await self._refresh_orders(await polls.await_report(entries, seen_version), deadline)
 
     async def is_flat(self) -> bool:
         """Return true when the database has no working order and no open position of ours."""

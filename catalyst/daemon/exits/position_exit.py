@@ -34,7 +34,11 @@ from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import PositionSide, Purpose, Status
 from catalyst.domain.position import PositionStatus, is_planned_exit, whole_shares
-from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
+from catalyst.domain.protection import (
+    UNACKNOWLEDGED_REASON,
+    UNACKNOWLEDGED_STATUS,
+    stops_without_successor,
+)
 from catalyst.domain.refusals import (
     EXIT_ANSWERS,
     MAX_UNPROTECTED_RETRIES,
@@ -60,8 +64,6 @@ RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # the broker's available
 # Shares without a stop for that long get it back when their quantity has been unknown for UNREADABLE_FOR.
 UNREADABLE_TIMEOUT: Final = timedelta(seconds=11)
 UNREADABLE_FOR: Final = timedelta(seconds=6)
-# A limit exit queued during a halt is cancelled after this time, and the next one gets a new price.
-QUEUED_EXIT_TIMEOUT: Final = timedelta(seconds=60)
 UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=10)  # an acknowledgement takes milliseconds
 NO_SHARES_TIMEOUT: Final = timedelta(seconds=15)  # the broker's positions may lag behind its own fills
 ALERT_WINDOW: Final = timedelta(days=1)
@@ -140,6 +142,12 @@ class PositionExit:
         elif sent:
             self.backoff.end(Condition.UNPROTECTED)
             await self._cancel_blocking_orders(position, sent, rows, seen_version)
+        elif any(
+            row.closed_at is not None and self.clock.now() - row.closed_at < NO_SHARES_TIMEOUT
+            for row in stops_without_successor(rows)
+        ):  # the successor may be selling the shares, and the broker's positions may not show it yet
+            if not await self._reports.await_report(seen_version):
+                self.ledger.reconcile_requested.notify()  # a pass adopts it
         else:
             return await self._try_exit_order(position, rows)
         return True
@@ -165,13 +173,13 @@ class PositionExit:
     async def _await_fill(self, working: list[OrderRow], seen_version: int) -> None:
         """Wait for a report of the exits already sent; poll them when none came for REPORT_TIMEOUT.
 
-        Limit exits older than QUEUED_EXIT_TIMEOUT and exits that the venue does not acknowledge are cancelled; a new
-        order follows.
+        Exits that nobody fills and exits that the venue does not acknowledge are cancelled; a new order follows.
         """
         for row in working:
-            is_queued = row.order_type == "limit" and row.replaces is None
-            if is_queued and self.clock.now() - row.created_at >= QUEUED_EXIT_TIMEOUT:
-                await self.submission.cancel(row, self.intent.purpose.upper())
+            if self.backoff.is_unfilled_too_long(row, self.clock.now()):
+                if self.backoff.cancels.acquire(row.order_id, self.clock.now()):
+                    log.warning("exit_not_filled", order_id=row.order_id, symbol=row.symbol)
+                    await self.submission.cancel(row, self.intent.purpose.upper())
             elif await self._is_stuck(row):
                 log.warning("exit_unacknowledged", order_id=row.order_id, symbol=row.symbol)
                 await self.submission.cancel(row, UNACKNOWLEDGED_REASON)

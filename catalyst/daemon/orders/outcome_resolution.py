@@ -1,12 +1,13 @@
 """Outcome resolution: finds out whether the broker has an order whose request got no certain response.
 
 It looks the order up by client order id. An order that closes or protects shares is sent again under the same id as
-long as its row allows it, because its shares must not stay unprotected until "not found" is final.
+long as its row allows it, because its shares must not stay unprotected until "not found" is final. The broker accepts
+an id once, so at most one of the requests takes effect.
 """
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -14,23 +15,41 @@ import structlog
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, separate_turns
 from catalyst.concurrency import drop_done
+from catalyst.config.current import CurrentConfig
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.open_requests import OpenRequests, priority_of, request_of
 from catalyst.daemon.trading_state.symbol_states import SymbolReason
-from catalyst.domain.errors import BrokerError, NotFound
+from catalyst.domain.errors import (
+    BrokerError,
+    DuplicateOrder,
+    NotFound,
+    OrderRejected,
+    OutcomeUnknown,
+)
 from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
 from catalyst.domain.outcome import NotFoundCount, may_still_arrive
+from catalyst.domain.refusals import FOLLOW_FROM_OWN_ORDER, reason_of
 from catalyst.domain.rows import OrderRow
 from catalyst.store import alerts, orders
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
-MAX_RESENDS: Final = 3
+MAX_RESENDS: Final = 3  # whose outcome is unknown too
 INITIAL_PAUSE: Final = timedelta(seconds=0.5)
 NOT_FOUND_INTERVAL: Final = timedelta(seconds=2)
 MAX_LOOKUP_INTERVAL: Final = timedelta(seconds=4)
 ALERT_AFTER: Final = timedelta(seconds=60)
+
+
+@dataclass
+class ResendResult:
+    """Result of all resends of one order. `last_sent`: time of the last request whose outcome is unknown."""
+
+    last_sent: datetime
+    left: int  # that may have an unknown outcome
+    has_arrived: bool = False  # the broker refused a resend as a duplicate
+    refusal: OrderRejected | None = None  # of a resend; it ends the order unless a lookup finds it
 
 
 @dataclass
@@ -42,6 +61,7 @@ class OutcomeResolution:
     ledger: OrderLedger
     requests: OpenRequests
     clock: Clock
+    config: CurrentConfig
     epoch: int
     _tasks: dict[int, asyncio.Task[Status]] = field(default_factory=dict)  # by order id
 
@@ -133,24 +153,21 @@ class OutcomeResolution:
         is_exit = row.order_purpose is not Purpose.ENTRY
         # A replacement cannot be sent as a new order.
         can_be_resent = is_exit and row.replaces is None and row.position_id is not None
-        resends_left = MAX_RESENDS if can_be_resent else 0
+        resends = ResendResult(row.last_attempt_at or row.created_at, MAX_RESENDS if can_be_resent else 0)
         not_found, pause, alerted = NotFoundCount(), INITIAL_PAUSE, False
-        last_sent = row.last_attempt_at or row.created_at
         while True:
             found = await self._look_up(row)
-            if found is False and resends_left and self._may_resend(row):
-                attempts = row.attempts
-                row = await self._resend(row)
-                if row.attempts == attempts:
-                    resends_left = 0
-                else:
-                    resends_left, last_sent = resends_left - 1, self.clock.now()
+            if found is False and resends.refusal is not None:
+                self.requests.unresolved.pop(row.order_id, None)
+                return (await self.mark_not_accepted(row, resends.refusal.code, resends.refusal.text)).status
+            if found is False and resends.left and self._may_resend(row):
+                row = await self._resend(row, resends)
                 found = not row.is_outcome_unknown
             if found:
                 self.requests.unresolved.pop(row.order_id, None)
                 return (await self._read_row(row.order_id)).status
-            may_arrive = may_still_arrive(
-                self.clock.now() - last_sent, in_flight=self.requests.is_in_flight(row.order_id)
+            may_arrive = resends.has_arrived or may_still_arrive(
+                self.clock.now() - resends.last_sent, in_flight=self.requests.is_in_flight(row.order_id)
             )
             not_found = not_found.after_lookup(found, may_arrive=may_arrive)
             if not_found.proves_absence:
@@ -192,27 +209,52 @@ class OutcomeResolution:
             row.symbol
         )
 
-    async def _resend(self, row: OrderRow) -> OrderRow:
+    async def _resend(self, row: OrderRow, resends: ResendResult) -> OrderRow:
         """Send the same client order id again if its row allows it; return the row as it is afterwards.
 
-        Its `attempts` have grown when the attempt was counted. If the first request arrives after all, the broker
-        rejects one of the two as a duplicate.
+        If the first request arrives after all, the broker rejects one of the two as a duplicate. Only a resend with an
+        unknown outcome may arrive later.
         """
         report = None
         with self.requests.in_flight(row.order_id):  # the outage exit waits for open requests of the symbol
             counted = await self.count_attempt(row.order_id)
             # The outage exit may have begun while the database was slow.
-            if counted is not None and not self.requests.is_in_outage_exit(counted.symbol):
+            if counted is None:
+                resends.left = 0
+            elif not self.requests.is_in_outage_exit(counted.symbol):
                 log.warning(
                     "order_resubmitted", order_id=row.order_id, symbol=row.symbol, purpose=row.order_purpose
                 )
                 try:
                     report = await self.broker.submit(request_of(counted), priority=priority_of(counted))
-                except BrokerError as error:  # a rejection is no proof: the first request may have caused it
+                except BrokerError as error:
                     log.warning("resubmit_failed", order_id=row.order_id, error=str(error))
+                    self._note_failed_resend(row, resends, error)
         if report is not None:
             await self.ledger.apply_report(report, "submit")
         return await self._read_row(row.order_id)
+
+    def _note_failed_resend(self, row: OrderRow, resends: ResendResult, error: BrokerError) -> None:
+        """Record what the failed resend shows about the order.
+
+        Its refusal is no proof when the first request may be the cause. Otherwise it ends a market exit that no later
+        lookup finds: until the first request cannot arrive any more its shares would have no stop. If that request
+        arrives, it sells only shares that no other order reserves, unless the account may sell short.
+        """
+        match error:
+            case OutcomeUnknown():
+                resends.last_sent, resends.left = self.clock.now(), resends.left - 1
+            case DuplicateOrder():
+                resends.has_arrived, resends.left = True, 0
+            case OrderRejected():
+                trading = self.config.trading
+                is_long_only = trading.manage_account_locks and not trading.allow_short
+                if (
+                    row.order_type == "market"
+                    and is_long_only
+                    and reason_of(error.code) not in FOLLOW_FROM_OWN_ORDER
+                ):
+                    resends.refusal = error
 
 
 def _log_failure(task: asyncio.Task[Status]) -> None:

@@ -63,7 +63,7 @@ class OrderSubmission:
     def __post_init__(self) -> None:
         self.requests = OpenRequests(self.clock, self.gate.symbols)
         self.resolution = OutcomeResolution(
-            self.store, self.broker, self.ledger, self.requests, self.clock, self.epoch
+            self.store, self.broker, self.ledger, self.requests, self.clock, self.config, self.epoch
         )
 
     def is_in_outage_exit(self, symbol: str) -> bool:
