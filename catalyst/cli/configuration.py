@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from catalyst.cli.output import print_result
-from catalyst.cli.settings import ConfigOption, JsonOption, read_settings, secrets_file
+from catalyst.cli.settings import CONFIG_FILE, ConfigOption, JsonOption, read_settings, secrets_file
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -46,7 +46,10 @@ def show(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file to check.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="[FILE]", help="The configuration file to check (default: ./config.yaml)."),
+    ] = CONFIG_FILE,
     as_json: JsonOption = False,
 ) -> None:
     """Check a file, with .env and the environment, before the daemon reads it; exit 78 when it is not valid."""

@@ -216,11 +216,12 @@ def cycles(
 
 def report(
     day: Annotated[str | None, typer.Argument(help="YYYY-MM-DD (default: the latest day).")] = None,
+    day_option: Annotated[str | None, typer.Option("--day", help="The same, as `explain` has it.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Report a day's result: trades, exits by reason, drawdown, protection, and the funnel of each scan."""
-    _print_report(config, as_json, day=parse_day(day))
+    _print_report(config, as_json, day=parse_day(day or day_option))
 
 
 def _print_report(

@@ -250,7 +250,7 @@ def _sector_check(proposal: Proposal, value: Decimal, portfolio: Portfolio, limi
         return RiskCheck("sector", True, f"sector {proposal.sector} is not limited")
     share = limits.max_sector_exposure_pct
     used, max_value = portfolio.sector_value(proposal.sector) + value, limits.max_deployed * share / 100
-    text = f"{proposal.sector} ${used:,.2f} with this trade, {share:g} % allowed: ${max_value:,.2f}"
+    text = f"sector {proposal.sector} ${used:,.2f} with this trade, {share:g} % allowed: ${max_value:,.2f}"
     return _cap_check("sector", used, max_value, text)
 
 

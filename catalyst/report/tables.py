@@ -291,8 +291,9 @@ def _entries_line(system_status: SystemStatus) -> str:
 def _result_line(system_status: SystemStatus) -> Text:
     line = Text("day       ")
     line.append_text(gain_text(system_status.day_pnl))
+    closed = system_status.closed_trades
     line.append(
-        f": {system_status.closed_trades} trades closed {dollars(system_status.realized_pnl, signed=True)}, "
+        f": {closed} trade{'s' * (closed != 1)} closed {dollars(system_status.realized_pnl, signed=True)}, "
         f"{len(system_status.positions)} open {dollars(system_status.unrealized_pnl, signed=True)}"
     )
     if system_status.loss_limit_used_pct is not None:

@@ -96,8 +96,9 @@ def render_summary(day: DayReport) -> Iterator[RenderableType]:
     result.append_text(gain_text(figures.total_pnl))
     if figures.win_rate is not None and figures.average_pnl is not None:
         result.append(
-            f" from {figures.trades} trades: {figures.winners} won, {figures.losers} lost, win rate "
-            f"{figures.win_rate.normalize():f} %, average {dollars(figures.average_pnl, signed=True)}"
+            f" from {figures.trades} trade{'s' * (figures.trades != 1)}: {figures.winners} won, "
+            f"{figures.losers} lost, win rate {figures.win_rate.normalize():f} %, "
+            f"average {dollars(figures.average_pnl, signed=True)}"
         )
     if figures.best is not None and figures.worst is not None:
         result.append(

@@ -90,7 +90,7 @@ HELD = HeldPosition("AAPL", LONG, D(20), D(180), sector="Technology", mark_price
         ({}, EMPTY, replace(ACCOUNT, buying_power=D(2_000)), "position $2,500.00, buying power left $2,000.00"),
         (
             {"sector": "Technology"}, Portfolio((replace(HELD, quantity=D(40)),)), ACCOUNT,
-            "Technology $10,100.00 with this trade, 40 % allowed: $10,000.00",
+            "sector Technology $10,100.00 with this trade, 40 % allowed: $10,000.00",
         ),
         ({"minute_volume": D(900)}, EMPTY, ACCOUNT, "10 shares, 1 % of a minute's volume is 9"),
         ({"bid": D("249.50"), "ask": D("250.50")}, EMPTY, ACCOUNT, "spread 40.0 bp, max_spread_bps 30"),

@@ -77,7 +77,7 @@ async def test_flatten_without_a_daemon_sells_and_latches(database: str) -> None
         )
         result = await advance_until_done(scenario, task)
         assert (result.flat, scenario.held_qty("AAPL")) == (True, 0)
-        assert await scenario.conn.fetchval("SELECT bool_and(flat) FROM flat_proofs")
+        assert await scenario.conn.fetchval("SELECT bool_and(flat AND cycle_id IS NOT NULL) FROM flat_proofs")
         await assert_latched_until_resume(scenario)
         await scenario.assert_consistent()
 

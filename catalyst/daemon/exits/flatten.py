@@ -23,8 +23,9 @@ from catalyst.domain.order import Purpose
 from catalyst.domain.position import is_planned_exit
 from catalyst.domain.protection import Protection, lasting_stop, protection_by_rows
 from catalyst.domain.rows import OrderRow, PositionRow
+from catalyst.domain.session import trading_date
 from catalyst.flat_proof_files import FlatProofFiles
-from catalyst.store import alerts, exit_intents, flat_proofs, journal, orders, positions
+from catalyst.store import alerts, cycles, exit_intents, flat_proofs, journal, orders, positions
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -324,6 +325,9 @@ class Flatten:
         """Write the proof as a row, a file and a log event; with `alert`, raise an alert when it is not proven."""
         at = self.clock.now()
         async with self.store.tx("flat_proof") as conn:
+            if cycle_id is None:  # a flatten before this process has begun the day
+                cycle = await cycles.of_day(conn, trading_date(at))
+                cycle_id = None if cycle is None else cycle.cycle_id
             head = await journal.head_facts(conn)
             self.proofs.cache_journal_head(head)
             await flat_proofs.put_flat_proof(
