@@ -1,4 +1,4 @@
-"""Restores a backup into an empty database: its version and its migrations are checked before anything is written.
+"""Restores a backup into an empty database: its version and its migrations are checked before a row is written.
 
 A backup in pg_dump's custom format is turned into SQL first, so that it and a plain `.sql` take the same way: psql, in
 one transaction, which a failed restore leaves empty.
