@@ -1,4 +1,4 @@
-"""`make bench`: measures every figure that this project quotes, in about a quarter of an hour.
+"""`make bench`: measures every figure that this project quotes, in about twenty minutes.
 
 Rounds and history are short by default. The environment variables ROUNDS, BURSTS, LOOPS_ROUNDS, RESTARTS, SEEDS,
 OPEN_POSITIONS and PAST (orders of earlier days) make them longer. Each module has `run() -> list[(name, value, unit)]`.
