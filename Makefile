@@ -107,7 +107,7 @@ random-faults: dev
 fault-days: dev
 	@$(PY) -m tests.fault_days --days $(or $(DAYS),20) --first-seed $(or $(FIRST_SEED),1) --workers $(or $(WORKERS),2)
 
-# One short day of it; about a minute.
+# One short day of it; some two minutes.
 fault-day: dev
 	@$(PY) -m tests.fault_days --short --days 1 --workers 1 --first-seed $(or $(FIRST_SEED),1)
 
