@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from catalyst.cli.install_service import ENABLED
 from catalyst.config.env_file import read_env_file
+from catalyst.config.from_v6 import OldConfiguration, read_v6
 from catalyst.config.keys import ConfigKey, config_keys
 from catalyst.config.loader import load
 from catalyst.config.schema import Config, Mode
@@ -65,6 +66,12 @@ def init(
     owner: Annotated[
         str | None, typer.Option(help="The user who gets .env; only root may give it away.")
     ] = None,
+    from_v6: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Take .env and the two YAML files of the earlier Catalyst from there."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files without asking.")] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Ask nothing: options and defaults decide.")
@@ -73,14 +80,17 @@ def init(
     """Write a first config.yaml and .env: asks on a terminal, and what it writes is valid."""
     if mode is Mode.LIVE:
         raise UserError("init writes no live configuration: begin with paper, and read docs/configuration.md")
-    asks = sys.stdin.isatty() and not yes
+    asks = sys.stdin.isatty() and not yes and from_v6 is None
+    old = OldConfiguration() if from_v6 is None else read_v6(from_v6)
     given = {
         "max_daily_loss": max_daily_loss,
         "max_position_size": max_position_size,
         "max_positions": max_positions,
     }
     chosen = {f"risk.{name}": value for name, value in given.items() if value is not None}
-    answers = Answers({key: _checked_value(key, value) for key, value in chosen.items()})
+    answers = Answers(
+        old.values | {key: _checked_value(key, value) for key, value in chosen.items()}, old.variables
+    )
     if mode is not None:
         answers.values["trading.mode"] = mode
     if secrets is not None:
@@ -95,6 +105,8 @@ def init(
     if "trading.mode" not in answers.values:
         answers.values["trading.mode"] = Mode.PAPER if "ALPACA_API_KEY" in answers.variables else Mode.SIM
     settings = _write_files(folder, targets, answers, owner)
+    for note in old.notes:
+        typer.echo(note)
     _print_next_steps(settings, targets, is_service=owner is not None)
 
 
@@ -252,8 +264,9 @@ def _config_text(answers: Answers) -> str:
 
     lines = [CONFIG_HEADER]
     mails = {"SMTP_HOST", "ALERT_EMAIL_CRITICAL"} <= answers.variables.keys()
-    values = answers.values | {"features.email_alerts": mails}
-    chosen = (key for key in config_keys() if key.key in WRITTEN_KEYS)
+    wanted = bool(answers.values.get("features.email_alerts", True))
+    values = answers.values | {"features.email_alerts": mails and wanted}
+    chosen = (key for key in config_keys() if key.key in WRITTEN_KEYS or key.key in answers.values)
     for section, keys in groupby(chosen, _section_of):
         lines += [
             f"{section}:",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-_RENAMED: Final = {
+RENAMED: Final = {
     "daily_limits.max_loss": "risk.max_daily_loss",
     "daily_limits.warning_threshold_pct": "risk.warning_threshold_pct",
     "position_limits.max_positions": "risk.max_positions",
@@ -21,13 +21,13 @@ _SECTIONS: Final = {"position_limits": "risk", "emergency_actions": "emergency"}
 
 def describe_old_keys(key: str, value: object) -> list[str]:
     """Return a sentence for each key of the earlier files in an unknown key or section; empty when there is none."""
-    if key in _RENAMED:
-        return [f"{key} is now {_RENAMED[key]}"]
+    if key in RENAMED:
+        return [f"{key} is now {RENAMED[key]}"]
     section = _SECTIONS.get(key)
     if section is None:
         return []
     names = value if isinstance(value, Mapping) else {}
     found = [
-        f"{key}.{name} is now {_RENAMED[f'{key}.{name}']}" for name in names if f"{key}.{name}" in _RENAMED
+        f"{key}.{name} is now {RENAMED[f'{key}.{name}']}" for name in names if f"{key}.{name}" in RENAMED
     ]
     return found or [f"the section {key} is now {section}"]

@@ -130,8 +130,11 @@ class FillDecision:
     def _is_booked(self, row: OrderRow, fill: Fill, executions: Sequence[ExecutionRow]) -> bool:
         """Return true when the execution is booked already; an id that it did not have is to be added.
 
-        Another price for the same shares goes to quarantine; the booked price stays.
+        Another price for the same shares goes to quarantine; the booked price stays. The fills of an order of the
+        earlier Catalyst were booked as one, at its own price.
         """
+        if row.origin == "legacy" and fill.cum_qty <= row.filled_qty:
+            return True
         for each in executions:
             if (each.cum_qty, each.quantity) != (fill.cum_qty, fill.quantity):
                 continue

@@ -64,8 +64,8 @@ async def test_each_state_is_upgraded_without_losing_a_row_or_a_cent(empty_datab
             "SELECT order_purpose, side, position_id, status FROM orders WHERE parent_order_id IS NOT NULL ORDER BY 1"
         )
         assert [tuple(leg) for leg in legs] == [
-            ("stop_loss", "sell", 70, "accepted"),
-            ("take_profit", "sell", 70, "submitted"),
+            ("stop_loss", "sell", 70, "expired"),  # a day order of an earlier day
+            ("take_profit", "sell", 70, "expired"),
         ]
         alone = await conn.fetchrow("SELECT * FROM orders WHERE alpaca_order_id = 'alone'")
         assert alone is not None
@@ -117,6 +117,21 @@ async def test_rows_that_map_to_nothing_are_kept_and_named(empty_database: str) 
     assert [row["scan_time_id"] for row in times] == [1, 1, 3]
     assert await conn.fetchval("SELECT severity FROM risk_events") == "WARNING"
     assert await conn.fetchval("SELECT get_or_create_security('new')") == 10
+    await conn.close()
+
+
+async def test_position_with_a_stale_status_counts_as_held(empty_database: str) -> None:
+    """v6 seldom updated a status: an open position whose order is still accepted days later was filled; one of today
+    was not, and its order goes on."""
+    conn = await connect(empty_database, "test")
+    await old.create(conn, "v6")
+    await conn.execute("UPDATE positions SET alpaca_status = 'accepted' WHERE position_id IN (70, 71)")
+    await conn.execute("UPDATE positions SET entry_time = $1 WHERE position_id = 71", NOW)
+    await upgraded(empty_database)
+    rows = await conn.fetch(
+        "SELECT status, filled_qty, position_id FROM orders WHERE alpaca_order_id IN ('alp-70', 'alp-71') ORDER BY 1"
+    )
+    assert [tuple(row) for row in rows] == [("accepted", 0, None), ("filled", 80, 70)]
     await conn.close()
 
 

@@ -135,6 +135,11 @@ STATEMENTS: Final = (
                    m.security_id,
                    -- A position that was closed at a price was bought: its entry is filled, whatever its status says.
                    CASE WHEN w.purpose = 'entry' AND p.status = 'closed' AND p.exit_price > 0 THEN 'filled'
+                        WHEN NOT is_stale THEN s.status
+                        -- The earlier system seldom updated a status. It held the shares, so their entry filled; the
+                        -- reconciliation compares them with the broker. Any other day order of then has expired.
+                        WHEN w.purpose = 'entry' AND p.status = 'open' THEN 'filled'
+                        WHEN w.alpaca_order_id IS NOT NULL THEN 'expired'
                         ELSE s.status END AS word,
                    coalesce(nullif(w.quantity, 0), p.quantity) AS wanted, coalesce(w.filled_qty, 0) AS booked,
                    coalesce(nullif(w.filled_avg_price, 0),
@@ -145,6 +150,11 @@ STATEMENTS: Final = (
               LEFT JOIN old_positions p ON p.position_id = w.of_position
               LEFT JOIN security_map m ON m.old_id = coalesce(w.security_id, p.security_id)
               LEFT JOIN old_statuses s ON s.word = lower(btrim(w.status))
+             CROSS JOIN LATERAL (
+                   SELECT coalesce(s.status IN ('submitted', 'accepted', 'partial_fill')
+                                   AND coalesce(lower(w.time_in_force), 'day') <> 'gtc'
+                                   AND (w.created_at AT TIME ZONE 'America/New_York')::date
+                                       < (SELECT day FROM upgrade_day), false) AS is_stale) stale
         ), with_fill AS (
             SELECT f.*, CASE WHEN booked > 0 THEN booked WHEN word = 'filled' THEN wanted ELSE 0 END AS filled
               FROM with_facts f

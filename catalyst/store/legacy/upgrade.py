@@ -14,6 +14,7 @@ import asyncpg
 
 from catalyst.domain.errors import UserError
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
+from catalyst.domain.session import trading_date
 from catalyst.store.legacy import copying, mapping
 from catalyst.store.legacy.comparison import compare
 from catalyst.store.legacy.old_tables import read_statements
@@ -113,6 +114,7 @@ async def _upgrade_in_one_transaction(
             await apply_pending(conn, files[:number])
             reach(fault_point, name, Moment.AFTER)
             done.append(DoneStatement(name, f"migrations/{migration.name}.sql", None))
+        await run(iter((_day_statement(now),)))
         await run(read_statements(found))
         await run(iter(mapping.STATEMENTS))
         await run(iter(copying.STATEMENTS))
@@ -133,6 +135,11 @@ async def _upgrade_in_one_transaction(
         reach(fault_point, "commit", Moment.BEFORE)
     reach(fault_point, "commit", Moment.AFTER)
     return result
+
+
+def _day_statement(now: datetime) -> tuple[str, str]:
+    day = trading_date(now)
+    return "note the day", f"CREATE TEMP TABLE upgrade_day ON COMMIT DROP AS SELECT date '{day}' AS day"
 
 
 def _move_statements(found: LegacyDatabase, source: str, target: str) -> Iterator[tuple[str, str]]:
