@@ -21,16 +21,17 @@ _POLL_INTERVAL: Final = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class CommandKinds:
-    """These kinds of commands, or with `inverted` all others, also those that only a later release knows."""
+    """These kinds of commands, without `only` every kind, also those that only a later release knows; but not
+    `without`."""
 
-    names: tuple[str, ...] = ()
-    inverted: bool = False
+    only: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
 
     def __contains__(self, kind: str) -> bool:
-        return (kind in self.names) is not self.inverted
+        return kind not in self.without and (self.only is None or kind in self.only)
 
 
-ALL_KINDS: Final = CommandKinds(inverted=True)
+ALL_KINDS: Final = CommandKinds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,9 @@ async def is_waiting(conn: Connection, kinds: CommandKinds) -> bool:
     return bool(
         await conn.fetchval(
             "SELECT EXISTS (SELECT 1 FROM commands WHERE answered_at IS NULL AND taken_at IS NULL"
-            " AND (kind = ANY($1::text[])) <> $2::boolean)",
-            list(kinds.names),
-            kinds.inverted,
+            " AND ($1::text[] IS NULL OR kind = ANY($1)) AND kind <> ALL ($2::text[]))",
+            kinds.only,
+            kinds.without,
         )
     )
 
@@ -99,13 +100,13 @@ async def take_next(conn: Connection, *, at: datetime, kinds: CommandKinds = ALL
         UPDATE commands SET taken_at = $1
          WHERE command_id = (SELECT command_id FROM commands
                               WHERE answered_at IS NULL AND taken_at IS NULL
-                                AND (kind = ANY($2::text[])) <> $3::boolean
+                                AND ($2::text[] IS NULL OR kind = ANY($2)) AND kind <> ALL ($3::text[])
                               ORDER BY command_id LIMIT 1 FOR UPDATE SKIP LOCKED)
         RETURNING command_id, kind, arguments, requested_at, requested_by, taken_at, answered_at, ok, result
         """,
         at,
-        list(kinds.names),
-        kinds.inverted,
+        kinds.only,
+        kinds.without,
     )
     return None if record is None else _row(record)
 

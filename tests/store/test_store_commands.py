@@ -63,7 +63,7 @@ async def test_each_lane_takes_its_own_kinds_and_the_last_all_others(store: Stor
     kinds = ("scan", "flatten", "dance", "halt", "flatten")
     ids = [await _insert_command(store, kind) for kind in kinds]
     exits = commands.CommandKinds(("flatten", "close"))
-    others = commands.CommandKinds((*exits.names, "halt"), inverted=True)
+    others = commands.CommandKinds(without=("flatten", "close", "halt"))
     assert [kind for kind in kinds if kind in others] == ["scan", "dance"]
     async with store.tx("take") as conn:
         assert not await commands.is_waiting(conn, commands.CommandKinds(("close",)))

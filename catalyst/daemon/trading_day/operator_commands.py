@@ -42,7 +42,7 @@ RISK_REDUCING: Final = frozenset({"flatten", "halt", "close"})  # may be repeate
 # Commands of one lane run in order, beside those of the other lanes: a scan delays no flatten, a flatten no halt.
 _HALTS: Final = ("halt",)
 _EXITS: Final = ("flatten", "close", "resume")
-LANES: Final = (CommandKinds(_HALTS), CommandKinds(_EXITS), CommandKinds((*_HALTS, *_EXITS), inverted=True))
+LANES: Final = (CommandKinds(_HALTS), CommandKinds(_EXITS), CommandKinds(without=(*_HALTS, *_EXITS)))
 # A command that needs the broker's orders and positions waits that long for the start; its sender waits 30 s.
 RECOVERY_TIMEOUT: Final = timedelta(seconds=20)
 NOT_RECOVERED: Final = "the start has not read the broker's orders and positions yet"

@@ -96,7 +96,14 @@ class AdminApi:
 
         def data(body: JsonObject) -> object:
             check_names(
-                body, "recent_sip", "url_limit", "mute", "connection_limit", "symbol_limit", "queue_bytes"
+                body,
+                "recent_sip",
+                "url_limit",
+                "name_changes",
+                "mute",
+                "connection_limit",
+                "symbol_limit",
+                "queue_bytes",
             )
             entitlements.recent_sip = parse_bool(body.get("recent_sip"), default=entitlements.recent_sip)
             entitlements.url_limit = int(
