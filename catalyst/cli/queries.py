@@ -216,7 +216,7 @@ def cycles(
 
 def report(
     day: Annotated[str | None, typer.Argument(help="YYYY-MM-DD (default: the latest day).")] = None,
-    day_option: Annotated[str | None, typer.Option("--day", help="The same, as `explain` has it.")] = None,
+    day_option: Annotated[str | None, typer.Option("--day", help="YYYY-MM-DD, as for `explain`.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
