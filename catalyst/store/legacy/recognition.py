@@ -82,9 +82,9 @@ async def _state(conn: Connection, columns: Columns) -> LegacyState:
         return LegacyState.ORDERS_IN_POSITIONS
     if "alpaca_order_id" in positions and await conn.fetchval(
         """
-        SELECT EXISTS (SELECT 1 FROM positions p WHERE nullif(p.alpaca_order_id::text, '') IS NOT NULL
-                          AND NOT EXISTS (SELECT 1 FROM orders o
-                                           WHERE o.alpaca_order_id::text = p.alpaca_order_id::text))
+        SELECT count(*) > 0  -- not EXISTS: for a first row the planner would scan the orders for each position
+          FROM positions p LEFT JOIN orders o ON o.alpaca_order_id::text = p.alpaca_order_id::text
+         WHERE nullif(p.alpaca_order_id::text, '') IS NOT NULL AND o.order_id IS NULL
         """
     ):
         return LegacyState.ORDERS_INCOMPLETE
