@@ -98,7 +98,7 @@ async def _state(conn: Connection, columns: Columns) -> LegacyState:
 
 
 async def read_columns(conn: Connection, schema: str) -> dict[str, dict[str, str]]:
-    """Return the type of each column by table and column, of the tables that the earlier Catalyst had."""
+    """Return the type of each column by table and column, for the earlier Catalyst's tables."""
     rows = await conn.fetch(
         """
         SELECT c.table_name::text AS name, c.column_name::text AS column, c.data_type::text AS type
