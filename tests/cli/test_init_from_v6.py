@@ -66,7 +66,7 @@ def test_the_stricter_of_two_values_wins_and_is_listed(v6: Path) -> None:
         key: str(found.values[key]) for key in found.values if key.startswith(("risk.max_", "session.mode"))
     } == {
         "risk.max_daily_loss": "1500",
-        "risk.max_position_size": "5000.00",
+        "risk.max_position_size": "5000.0",
         "risk.max_positions": "3",
         "risk.max_sector_exposure_pct": "35.0",
         "risk.max_correlation": "0.7",

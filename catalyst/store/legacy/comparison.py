@@ -9,13 +9,15 @@ from catalyst.store.pool import Connection
 # Each row: what is counted, before, after, and how many old rows are kept or merged instead.
 COMPARE: Final = """
     SELECT 'orders' AS name, orders::numeric AS before,
-           (SELECT count(*) FROM old_orders o JOIN orders n ON n.client_order_id = 'legacy-' || o.order_id
+           (SELECT count(*) FROM old_orders o JOIN orders n ON n.order_id = o.order_id
+               AND n.client_order_id = 'legacy-' || o.order_id
              WHERE o.made_from_position IS NOT TRUE)::numeric AS after,
            (SELECT count(*) FROM order_map JOIN old_orders o USING (order_id)
              WHERE reason IS NOT NULL AND o.made_from_position IS NOT TRUE)::numeric AS kept FROM old_counts
     UNION ALL
     SELECT 'orders made from positions', (SELECT count(*) FROM old_orders WHERE made_from_position),
-           (SELECT count(*) FROM old_orders o JOIN orders n ON n.client_order_id = 'legacy-' || o.order_id
+           (SELECT count(*) FROM old_orders o JOIN orders n ON n.order_id = o.order_id
+               AND n.client_order_id = 'legacy-' || o.order_id
              WHERE o.made_from_position),
            (SELECT count(*) FROM order_map JOIN old_orders o USING (order_id)
              WHERE reason IS NOT NULL AND o.made_from_position)

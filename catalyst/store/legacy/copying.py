@@ -145,6 +145,7 @@ STATEMENTS: Final = (
          WHERE m.reason IS NULL
         """,
     ),
+    ("count the copied rows for the planner", "ANALYZE positions, orders"),
     (
         "continue the numbers of orders before the rebuilt exits",
         """

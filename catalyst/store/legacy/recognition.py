@@ -82,9 +82,9 @@ async def _state(conn: Connection, columns: Columns) -> LegacyState:
         return LegacyState.ORDERS_IN_POSITIONS
     if "alpaca_order_id" in positions and await conn.fetchval(
         """
-        SELECT EXISTS (SELECT 1 FROM positions p WHERE nullif(p.alpaca_order_id::text, '') IS NOT NULL
-                          AND NOT EXISTS (SELECT 1 FROM orders o
-                                           WHERE o.alpaca_order_id::text = p.alpaca_order_id::text))
+        SELECT count(*) > 0  -- not EXISTS: for a first row the planner would scan the orders for each position
+          FROM positions p LEFT JOIN orders o ON o.alpaca_order_id::text = p.alpaca_order_id::text
+         WHERE nullif(p.alpaca_order_id::text, '') IS NOT NULL AND o.order_id IS NULL
         """
     ):
         return LegacyState.ORDERS_INCOMPLETE
@@ -98,7 +98,7 @@ async def _state(conn: Connection, columns: Columns) -> LegacyState:
 
 
 async def read_columns(conn: Connection, schema: str) -> dict[str, dict[str, str]]:
-    """Return the type of each column by table and column, of the tables that the earlier Catalyst had."""
+    """Return the type of each column by table and column, for the earlier Catalyst's tables."""
     rows = await conn.fetch(
         """
         SELECT c.table_name::text AS name, c.column_name::text AS column, c.data_type::text AS type

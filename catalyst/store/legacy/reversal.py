@@ -29,7 +29,7 @@ class Rollback:
 
 
 async def finalize(dsn: str, *, now: datetime) -> int:
-    """Drop the old tables; return how many. Rows that could not be mapped stay in the tables legacy_*.
+    """Drop the old tables; return how many. Rows that could not be mapped stay in legacy_*.
 
     Raises UserError unless a cycle was completed on the new tables, and while a daemon runs.
     """
