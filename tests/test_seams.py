@@ -124,7 +124,6 @@ SEAMS: dict[str, dict[str, str]] = {
     },
     "cli/app.py": {"a file": "a closed output pipe must not end in a traceback"},
     "cli/log_sources.py": {"a file": "reads a log", "another process": "runs journalctl"},
-    "cli/pre_upgrade_backup.py": {"another process": "runs pg_dump and pg_restore"},
     "cli/psql.py": {"a file": "finds PostgreSQL's programs", "another process": "runs psql"},
     "cli/parent_watch.py": {"another process": "exits when its parent process is gone"},
     "cli/stop.py": {"another process": "asks a daemon of this machine to end"},

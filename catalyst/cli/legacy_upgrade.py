@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from catalyst.cli.output import print_result
-from catalyst.cli.pre_upgrade_backup import create_backup
 from catalyst.cli.settings import open_clock, run_async
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import UserError
@@ -21,19 +20,25 @@ if TYPE_CHECKING:
     from catalyst.store.legacy.verification import Check
 
 
+BEFORE_UPGRADE: Final = "pre-upgrade"  # the name of the backup; none with this name is ever deleted
+
+
 def upgrade_legacy(
     settings: Settings, dsn: str, *, backup_dir: Path | None, dry_run: bool, as_json: bool
 ) -> bool:
     """Upgrade the database if it is the earlier Catalyst's, and print what was done; return whether it was one."""
+    from catalyst.backup.write import server_version, write_backup
     from catalyst.store.legacy.upgrade import upgrade
 
-    folder = backup_dir if backup_dir is not None else settings.data_dir.parent / "backups"
-
-    async def write_backup(name: str) -> str:
-        return str(create_backup(dsn, folder, name))
-
+    folder = (backup_dir or settings.backups_dir).expanduser().absolute()
     now = open_clock(settings).now()
-    done = run_async(lambda: upgrade(dsn, now=now, create_backup=write_backup, dry_run=dry_run))
+
+    async def create_backup() -> str:
+        server, keep_days = await server_version(dsn), settings.config.database.keep_backup_days
+        written = write_backup(dsn, folder, at=now, server=server, keep_days=keep_days, label=BEFORE_UPGRADE)
+        return str(written.path)
+
+    done = run_async(lambda: upgrade(dsn, now=now, create_backup=create_backup, dry_run=dry_run))
     if done is not None:
         print_result(asdict(done), as_json, lambda: _upgrade_lines(done, dry_run=dry_run))
     return done is not None

@@ -89,7 +89,7 @@ def test_upgrade_from_the_command_line(
     done = run()
     assert done.exit_code == 0, done.stdout
     assert "phase 1: an orders table without order_purpose" in done.stdout
-    (backup,) = Path("backups").iterdir()
+    (backup,) = Path("backups").glob("*.dump")
     assert backup.name.startswith("pre-upgrade-")
     assert backup.read_bytes()[:5] == b"PGDMP"
     assert "the schema is current" in run().stdout

@@ -12,7 +12,7 @@ import orjson
 
 from benchmarks._floor import insert_past_orders
 from catalyst.clock import SystemClock
-from catalyst.store import invariant_checks, journal, reconciliation, report_writes
+from catalyst.store import invariant_checks, journal, reconciliation, report_statements
 from catalyst.store.pool import open_store
 from tests.daemon.test_order_query_counts import open_counted_scenario
 from tests.stories.scenario import ENTRY
@@ -166,8 +166,8 @@ async def test_order_path_plans_use_indexes_as_tables_grow(database: str) -> Non
             written = [
                 await conn.fetchval("SELECT pg_temp.plan_of($1)", statement)
                 for statement in (
-                    *report_writes.WRITE_ORDERS.values(),
-                    *report_writes.OPEN_POSITIONS.values(),
+                    *report_statements.WRITE_ORDERS.values(),
+                    *report_statements.OPEN_POSITIONS.values(),
                 )
             ]
         assert all("Index" in plan and "Seq Scan" not in plan for plan in plans)

@@ -79,8 +79,8 @@ async def test_open_legacy_positions_are_protected_and_exited_at_the_open(empty_
         scenario.print_trade("MSFT", "189.00", after=60)
         await scenario.clock.advance_to(at("09:20", tuesday))
 
-        async def no_backup(name: str) -> str:
-            return name
+        async def no_backup() -> str:
+            return "memory"
 
         assert await upgrade(empty_database, now=scenario.clock.now(), create_backup=no_backup) is not None
         await scenario.conn.reload_schema_state()

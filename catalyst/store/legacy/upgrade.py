@@ -29,7 +29,7 @@ from catalyst.store.legacy.recognition import (
 from catalyst.store.migrate import apply_pending, grant_missing_rights, hold_migration_lock, migrations
 from catalyst.store.pool import Connection, connected
 
-CreateBackup = Callable[[str], Awaitable[str]]  # gets the backup's name, returns where it is
+CreateBackup = Callable[[], Awaitable[str]]  # returns where the backup is
 
 _ROWS: Final = ("INSERT", "UPDATE", "SELECT")  # results of statements that count rows
 
@@ -77,7 +77,7 @@ async def upgrade(
         if found is None:
             return None
         await require_idle(conn, found, now)
-        backup = None if dry_run else await create_backup(f"pre-upgrade-{now:%Y%m%d-%H%M%S}")
+        backup = None if dry_run else await create_backup()
         try:
             return await _upgrade_in_one_transaction(conn, found, now, backup, fault_point)
         except _DryRun as done:
