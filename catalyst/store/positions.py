@@ -166,13 +166,17 @@ async def mark(conn: "Conn", marks: Sequence[tuple[int, Decimal, Decimal]], *, a
 
 
 async def set_protection(
-    conn: "Conn", position_id: int, *, protected_at: datetime | None, unprotected_seconds: Decimal
+    conn: "Conn", position: PositionRow, *, protected_at: datetime | None, unprotected_seconds: Decimal
 ) -> None:
     """Write since when the broker's stop covers all of it (None: not protected; the end of the position, when
-    it never was), and the unprotected seconds."""
+    it never was), and the unprotected seconds.
+
+    Nothing is written when the position was closed after `position` was read: a closed one is measured by itself.
+    """
     await conn.execute(
-        "UPDATE positions SET protected_at = $2, unprotected_seconds = $3 WHERE position_id = $1",
-        position_id,
+        "UPDATE positions SET protected_at = $3, unprotected_seconds = $4 WHERE position_id = $1 AND status = $2",
+        position.position_id,
+        position.status,
         protected_at,
         unprotected_seconds,
     )

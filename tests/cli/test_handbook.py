@@ -65,7 +65,7 @@ def test_commands_and_options_that_a_page_names_exist(page: Path) -> None:
         assert name in commands, f"`catalyst {name}`"
         if name in ("config", "alerts"):
             continue
-        options = re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest.partition(" -- ")[0])
+        options = re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", rest.partition(" -- ")[0])
         unknown = set(options) - commands[name] - {"--help"}
         assert not unknown, f"`catalyst {name}{rest}`"
 

@@ -137,7 +137,8 @@ async def write_trade(
     sign = 1 if is_long else -1
     stop, target = row.filled_avg_price - 2 * sign, row.filled_avg_price + 6 * sign
     await positions.set_levels(conn, row.position_id, stop_loss=stop, take_profit=target, at=at)
-    await positions.set_protection(conn, row.position_id, protected_at=at, unprotected_seconds=Decimal("1.5"))
+    position = await positions.get(conn, row.position_id)
+    await positions.set_protection(conn, position, protected_at=at, unprotected_seconds=Decimal("1.5"))
     if not exits:
         return
     sold_at = at + timedelta(seconds=1.5)  # until then nothing at the broker covers the shares

@@ -12,11 +12,13 @@ from catalyst.doctor.database_checks import check_database
 from catalyst.doctor.issues import IssueKind
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
+from catalyst.domain.protection import Protection
 from catalyst.domain.protection_step import ProtectionAction, ProtectionStep
 from catalyst.domain.report import Fill
 from catalyst.report.day import read_day_report
 from catalyst.report.status import read_status
 from catalyst.simulator.exchange.unprotected_time import unprotected_qty
+from catalyst.store import orders, positions
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
 from tests.stories.test_orphan_positions import TUESDAY, buy_by_hand, run_round_trip
@@ -378,3 +380,22 @@ async def test_late_report_that_the_venue_has_the_stop_adds_no_unprotected_time(
         assert position["protected_at"] is not None
         assert abs(position["unprotected_seconds"] - await exchange_seconds(scenario, "AAPL", 8)) < 1
         await scenario.assert_consistent()
+
+
+async def test_check_that_ends_after_the_close_does_not_change_what_was_measured(database: str) -> None:
+    """Given a check read the position before its stop filled, when it writes after the close, then the row stays."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        assert scenario.components is not None
+        store = scenario.components.store
+        async with store.read() as conn:
+            (position,) = await positions.open_positions(conn)
+            rows = await orders.of_position(conn, position.position_id)
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=10)
+        closed = await scenario.position("AAPL")
+        assert closed is not None
+        assert (closed["status"], closed["protected_at"] is None) == ("closed", False)
+        unprotected_time = scenario.components.protector.unprotected_time
+        await unprotected_time.mark_unprotected(position, rows, Protection.PENDING)
+        assert await scenario.position("AAPL") == closed

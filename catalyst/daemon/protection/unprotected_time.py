@@ -171,7 +171,7 @@ class UnprotectedTime:
     async def _write(self, position: PositionRow, protected_at: datetime | None, gaps: Sequence[Gap]) -> None:
         async with self.store.tx("unprotected" if protected_at is None else "protected") as conn:
             await positions.set_protection(
-                conn, position.position_id, protected_at=protected_at, unprotected_seconds=seconds_of(gaps)
+                conn, position, protected_at=protected_at, unprotected_seconds=seconds_of(gaps)
             )
 
     async def measure_orphan(self, orphan: Orphan, rows: Sequence[OrderRow]) -> None:
