@@ -69,9 +69,9 @@ SEAMS: dict[str, dict[str, str]] = {
     "flat_proof_files.py": {"a file": "proofs that outlive the database; writing one is a step"},
     "backup/programs.py": {
         "a file": "finds PostgreSQL's programs",
-        "another process": "runs pg_dump, pg_restore and psql",
+        "another process": "runs pg_dump, pg_restore, psql, age and gpg",
     },
-    "backup/encryption.py": {"a file": "finds age and gpg", "another process": "runs them"},
+    "backup/encryption.py": {"a file": "finds age and gpg"},
     "backup/write.py": {"a file": "writes a backup in one step, and deletes old ones"},
     "backup/restore.py": {
         "a file": "reads a backup",

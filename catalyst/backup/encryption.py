@@ -1,15 +1,13 @@
 """Encryption of a backup with age or gpg, whichever the recipient's key belongs to."""
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
-from catalyst.config.loader import environment_without_catalyst
+from catalyst.backup.programs import run_program
 from catalyst.domain.errors import UserError
 
 _AGE_RECIPIENTS: Final = ("age1", "ssh-ed25519 ", "ssh-rsa ")
-_SHOWN_LINES: Final = 3  # of a program's error
 
 
 def encryption_program(recipient: str) -> Path:
@@ -31,7 +29,7 @@ def encrypt(path: Path, recipient: str) -> Path:
             *("--output", str(target), "--encrypt", str(path)),
         ]
     )
-    _run(program, arguments)
+    run_program(program, arguments)
     return target
 
 
@@ -47,7 +45,7 @@ def decrypt(path: Path, target: Path, *, identity: Path | None) -> None:
         arguments = ["--decrypt", "--identity", str(identity), "--output", str(target), str(path)]
     else:
         arguments = ["--quiet", "--yes", "--output", str(target), "--decrypt", str(path)]
-    _run(program, arguments)
+    run_program(program, arguments)
 
 
 def _find(name: str) -> Path:
@@ -56,18 +54,3 @@ def _find(name: str) -> Path:
         package = "gnupg" if name == "gpg" else name
         raise UserError(f"there is no program {name}: install the package {package}")
     return Path(found)
-
-
-def _run(program: Path, arguments: list[str]) -> None:
-    done = subprocess.run(  # noqa: S603 -- age or gpg, no shell
-        [str(program), *arguments],
-        env=environment_without_catalyst(LC_ALL="C"),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        umask=0o077,
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()[-_SHOWN_LINES:]
-        raise UserError(f"{program.name} failed: {' | '.join(lines) or f'code {done.returncode}'}")

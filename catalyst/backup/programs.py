@@ -63,16 +63,17 @@ def run_program(
 
     `dsn`: the database, whose password goes through the environment. `options`: settings of its session.
     """
-    variables = {"PGAPPNAME": f"catalyst {program.name}", "LC_ALL": "C"}
+    variables = {"LC_ALL": "C"}
     if options:
         variables["PGOPTIONS"] = options
     command = [str(program), *map(str, arguments)]
     if dsn is not None:
         address, password = split_password(dsn)
         command += ["--dbname", address]
+        variables["PGAPPNAME"] = f"catalyst {program.name}"
         if password is not None:
             variables["PGPASSWORD"] = password
-    done = subprocess.run(  # noqa: S603 -- PostgreSQL's own programs, no shell
+    done = subprocess.run(  # noqa: S603 -- programs of PostgreSQL, age or gpg; no shell
         command,
         env=environment_without_catalyst(**variables),
         stdin=subprocess.DEVNULL,

@@ -95,7 +95,7 @@ _JOURNAL_OF_LEGS: Final = """
                       FROM new_legs"""
 
 
-def write_orders_sql(orders: int, legs: int) -> str:
+def _write_orders_sql(orders: int, legs: int) -> str:
     """Return the statement that changes so many orders and inserts so many legs.
 
     Parameters: time, source, epoch, the columns of the journal's lines, the rows of the orders, the rows of the legs.
@@ -123,7 +123,7 @@ def write_orders_sql(orders: int, legs: int) -> str:
 """  # noqa: S608 -- literals alone
 
 
-def open_positions_sql(entries: int) -> str:
+def _open_positions_sql(entries: int) -> str:
     """Return the statement that writes so many entries, each with its first fill, which opens its position.
 
     Later fills are written like those of any position. Parameters as above, without legs.
@@ -167,8 +167,10 @@ ORDER_NAMES: Final = _names(_ORDER_COLUMNS)
 OPENING_NAMES: Final = _names(f"{_ORDER_COLUMNS}, {_FILL_COLUMNS}")
 LEG_NAMES: Final = _names(_LEG_COLUMNS)
 _SIZES: Final = range(_MAX_PARAMETER_ROWS + 2)  # the last stands for every larger number
-WRITE_ORDERS: Final = {(orders, legs): write_orders_sql(orders, legs) for orders in _SIZES for legs in _SIZES}
-OPEN_POSITIONS: Final = {entries: open_positions_sql(entries) for entries in _SIZES}
+WRITE_ORDERS: Final = {
+    (orders, legs): _write_orders_sql(orders, legs) for orders in _SIZES for legs in _SIZES
+}
+OPEN_POSITIONS: Final = {entries: _open_positions_sql(entries) for entries in _SIZES}
 
 
 def size_of(rows: Sized) -> int:

@@ -11,6 +11,7 @@ from catalyst.daemon.trading_day import bracket_trial
 from tests.simulator.manual_feed import MONDAY, at
 from tests.stories.scenario import open_scenario
 from tests.stories.test_daily_limits_and_proposals import insert_proposal
+from tests.stories.test_second_symbol import given_carried_position_in_halt
 
 
 async def test_fewer_shares_than_proposed_are_approved_by_name(database: str) -> None:
@@ -43,15 +44,7 @@ async def test_entries_are_allowed_beside_accepted_carried_positions(database: s
     is allowed, over a restart too; a plain resume allows none."""
     tuesday = MONDAY + timedelta(days=1)
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
-        await scenario.given_position("AAPL", 20)
-        await scenario.crash()
-        scenario.print_trade("AAPL", "190.10", after=60)
-        await scenario.clock.advance_to(at("09:40", tuesday))
-        await scenario.admin("halt", {"symbol": "AAPL"})
-        await scenario.start()
-        for symbol in ("AAPL", "MSFT"):
-            scenario.print_trade(symbol, "190.00")
-        await scenario.advance(seconds=20)
+        await given_carried_position_in_halt(scenario, tuesday)
         proposal = await insert_proposal(scenario, "MSFT")
         assert (await scenario.send_command("resume"))["accepted_carried"] == []
         answer = await scenario.send_command("approve", proposal_id=proposal)

@@ -1,6 +1,6 @@
 """Several symbols at once, and one thing twice: the first hides, delays and shortens nothing of the second."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 
 from catalyst.simulator.rules.orders import OrderStatus
@@ -80,20 +80,25 @@ async def test_each_gap_over_the_budget_raises_an_alert(database: str) -> None:
         await scenario.assert_consistent()
 
 
+async def given_carried_position_in_halt(scenario: Scenario, day: date) -> None:
+    """Start on `day` with an AAPL position of the day before that a trading halt keeps from being sold."""
+    await scenario.given_position("AAPL", 20)
+    await scenario.crash()
+    scenario.print_trade("AAPL", "190.10", after=60)
+    await scenario.clock.advance_to(at("09:40", day))
+    await scenario.admin("halt", {"symbol": "AAPL"})
+    await scenario.start()
+    for symbol in ("AAPL", "MSFT"):
+        scenario.print_trade(symbol, "190.00")
+    await scenario.advance(seconds=20)
+
+
 async def test_entry_waits_until_every_carried_position_is_exited(database: str) -> None:
     """Given a position of the day before whose exit waits for the end of a halt, then an entry in another symbol is
     refused, and allowed once the position is sold; the proof of the day counts both positions."""
     tuesday = MONDAY + timedelta(days=1)
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
-        await scenario.given_position("AAPL", 20)
-        await scenario.crash()
-        scenario.print_trade("AAPL", "190.10", after=60)
-        await scenario.clock.advance_to(at("09:40", tuesday))
-        await scenario.admin("halt", {"symbol": "AAPL"})
-        await scenario.start()
-        for symbol in ("AAPL", "MSFT"):
-            scenario.print_trade(symbol, "190.00")
-        await scenario.advance(seconds=20)
+        await given_carried_position_in_halt(scenario, tuesday)
         assert scenario.held_qty("AAPL") == 20
         proposal = await insert_proposal(scenario, "MSFT")
         answer = await scenario.send_command("approve", proposal_id=proposal)
